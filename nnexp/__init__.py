@@ -1,0 +1,1 @@
+"""nnexp: a small, honest, fast experiment runner that shows what regularisation does."""

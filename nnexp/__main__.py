@@ -1,0 +1,5 @@
+"""`python -m nnexp` is `nnexp`."""
+
+from nnexp.cli import main
+
+main()

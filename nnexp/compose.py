@@ -1,0 +1,155 @@
+"""From the command line to checked settings: Hydra composes, `Config` checks, and what is wrong is said in one message."""
+
+import copy
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from nnexp.config import Config, SettingError, format_value
+
+CONFIG_PACKAGE = "pkg://nnexp.conf"
+CONFIG_NAME = "config"
+
+ConfigStore.instance().store(name="schema", node=Config, provider="nnexp")
+
+
+def build_config_loader(config_dir: str | None) -> ConfigLoaderImpl:
+    """Build Hydra's loader over the shipped configuration and, before it, a user's own directory."""
+    setup_globals()
+    search_path = create_automatic_config_search_path(None, None, CONFIG_PACKAGE)
+    if config_dir is not None:
+        search_path.prepend("command-line", f"file://{config_dir}", SearchPathQuery("schema"))
+    return ConfigLoaderImpl(search_path)
+
+
+class Composer:
+    """Composes the settings of many cells quickly: each choice of options once, then the values on a copy of it."""
+
+    def __init__(self, loader: ConfigLoaderImpl) -> None:
+        self._loader = loader
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._problems: dict[tuple[str, str], str | None] = {}
+
+    def parse(self, arguments: Sequence[str]) -> list[Override]:
+        """Parse command-line overrides, in Hydra's grammar.
+
+        Raises:
+            SettingError: for what is not of the form key=value.
+        """
+        try:
+            return list(self._parser.parse_overrides(list(arguments)))
+        except HydraException as error:
+            raise SettingError(f"{_first_line(error)} (expected key=value, as in dropout=0.2)") from error
+
+    def find_problems(self, overrides: Sequence[Override]) -> list[str]:
+        """Say which overrides name no setting or option, or have a value of the wrong type; a line each, none twice."""
+        problems: list[str] = []
+        for override in overrides:
+            if not override.is_hydra_override():
+                values = override.sweep_iterator() if override.is_discrete_sweep() else [override.value()]
+                problems += [problem for value in values if (problem := self._find_problem(override, value))]
+        return list(dict.fromkeys(problems))
+
+    def compose_hydra(self, overrides: Sequence[Override]) -> DictConfig:
+        """Compose the configuration, with Hydra's own, from those overrides that are not swept.
+
+        Raises:
+            SettingError: where Hydra refuses it.
+        """
+        return self._load([override.input_line or "" for override in overrides if not override.is_sweep_override()])
+
+    def compose(self, overrides: Sequence[Override]) -> Config:
+        """Compose and check the settings of one cell.
+
+        Raises:
+            SettingError: with a line for every wrong setting.
+        """
+        if problems := self.find_problems(overrides):
+            raise SettingError(*problems)
+        choices = tuple(o.input_line or "" for o in overrides if self._is_group(o) and not o.is_hydra_override())
+        if choices not in self._composed:
+            composed = self._load(list(choices))
+            with open_dict(composed):
+                del composed["hydra"]
+            self._composed[choices] = composed
+        settings = copy.deepcopy(self._composed[choices])
+        values = [o for o in overrides if not self._is_group(o) and not o.is_hydra_override()]
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(values, settings)
+            config = OmegaConf.to_object(settings)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise SettingError(_first_line(error)) from error
+        assert isinstance(config, Config)
+        return config
+
+    def _load(self, lines: list[str]) -> DictConfig:
+        try:
+            return self._loader.load_configuration(CONFIG_NAME, lines, RunMode.RUN)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise SettingError(_first_line(error.__cause__ or error)) from error
+
+    def _is_group(self, override: Override) -> bool:
+        return bool(self._loader.repository.group_exists(override.key_or_group))
+
+    def _find_problem(self, override: Override, value: Any) -> str | None:
+        key = override.key_or_group
+        seen = (key, repr(value))
+        if seen not in self._problems:
+            check = self._find_option_problem if self._is_group(override) else _find_setting_problem
+            self._problems[seen] = check(key, value)
+        return self._problems[seen]
+
+    def _find_option_problem(self, group: str, value: Any) -> str | None:
+        options = self._loader.get_group_options(group, ObjectType.CONFIG)
+        if value in options or (value is None and group == "study"):
+            return None
+        expected = f"one of {', '.join(options)}"
+        return f"{group}: expected {expected}; received {format_value(value)}{_nearest(str(value), options)}"
+
+
+def _find_setting_problem(key: str, value: Any) -> str | None:
+    fields = _list_settings(Config)
+    if key not in fields:
+        known = [*fields, "model", "optimizer", "data", "experiment", "study"]
+        hint = _nearest(key, known) or ". `nnexp --help` lists the settings"
+        return f"{key}: there is no such setting; received {key}={format_value(value)}{hint}"
+    settings = OmegaConf.structured(Config)
+    try:
+        OmegaConf.update(settings, key, value)
+    except OmegaConfBaseException:
+        return f"{key}: expected {fields[key].metadata['expected']}; received {format_value(value)}"
+    return None
+
+
+def _list_settings(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+    settings: dict[str, dataclasses.Field[Any]] = {}
+    for spec in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(spec.type):
+            settings |= _list_settings(spec.type, f"{prefix}{spec.name}.")
+        else:
+            settings[prefix + spec.name] = spec
+    return settings
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f". Did you mean {near[0]}?" if near else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,176 @@
+"""One run: settings in, result out."""
+
+import contextlib
+import functools
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from nnexp.config import Config
+from nnexp.ledger import Ledger, Record, Result
+
+MODEL_FILE = "model.keras"
+
+log = logging.getLogger(__name__)
+
+
+def run_once(
+    config: Config, command: str, on_epoch: Callable[[int, float], None]
+) -> tuple[Record | None, bool]:
+    """Run `config`, or return what is recorded of it; a run that raises is recorded as failed.
+
+    Returns:
+        the record, or None while another process is running it, and whether this call made it.
+    Raises:
+        LedgerError: if it could not be recorded.
+    """
+    ledger = Ledger(config.outputs)
+    record = ledger.read_settled(config)
+    if record is not None and is_done(record, config):
+        return record, False
+    claim = ledger.claim(config, command, read_provenance())
+    if claim is None:
+        return None, False
+    try:
+        record = ledger.read_settled(config)
+        if record is not None and is_done(record, config):  # another process finished it just before the claim
+            return record, False
+        with _log_to(ledger.runs / config.run_id / "run.log"):
+            return ledger.record(claim, _attempt(config, on_epoch, ledger.runs / config.run_id)), True
+    finally:
+        ledger.release(claim)
+
+
+def is_done(record: Record | None, config: Config) -> bool:
+    """Whether a record answers a request for these settings, so that nothing has to be run."""
+    if record is None or record["status"] != "finished" or config.force:
+        return False
+    return not config.save_model or (Path(config.outputs) / "runs" / config.run_id / MODEL_FILE).exists()
+
+
+def _attempt(config: Config, on_epoch: Callable[[int, float], None], directory: Path) -> Result:
+    try:
+        log.info("started: %s", config.run_id)
+        result = run_experiment(config, on_epoch, directory)
+        log.info("finished: %s", result.scores)
+    except Exception as error:  # whatever goes wrong in a run is that run's result
+        log.exception("failed")
+        return Result(error=f"{type(error).__name__}: {error}")
+    return result
+
+
+def run_experiment(config: Config, on_epoch: Callable[[int, float], None], directory: Path) -> Result:
+    """Train and score the network that `config` describes.
+
+    Args:
+        on_epoch: called after each epoch with its number and its test accuracy.
+        directory: where the trained model goes under `save_model`.
+    """
+    started = time.perf_counter()
+    start_tensorflow(config.threads)
+    from nnexp.data import load_data
+    from nnexp.model import build_model
+    from nnexp.training import hash_weights, predict_test, train
+
+    dataset = load_data(config.data)
+    model = build_model(config)
+    training = train(model, dataset, config, on_epoch)
+    if config.save_model:
+        model.save(directory / MODEL_FILE)
+    best = training.history[training.best_epoch - 1]
+    scores = {key: value for key, value in best.items() if key.startswith(("train_", "test_", "validation_"))}
+    scores |= {
+        "accuracy_gap": best["train_accuracy"] - best["test_accuracy"],
+        "epochs_run": len(training.history),
+        "best_epoch": training.best_epoch,
+        "parameters": model.count_params(),
+        "train_seconds": round(training.seconds, 3),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    provenance = read_provenance() | {"data_sha256": dataset.sha256, "weights_sha256": hash_weights(model)}
+    return Result(scores, provenance, training.history, predict_test(model, dataset))
+
+
+def start_tensorflow(threads: int) -> None:
+    """Import TensorFlow without its start-up noise and fix its threads; cheap when it has been done.
+
+    Raises:
+        RuntimeError: if this process has already started TensorFlow with another number of threads.
+    """
+    if "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+        with _stderr_held_back():
+            import tensorflow as tf
+
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+            tf.config.list_logical_devices()  # looks for a GPU now, rather than audibly later
+    import tensorflow as tf
+
+    started_with = tf.config.threading.get_intra_op_parallelism_threads()
+    if started_with != threads:
+        raise RuntimeError(
+            f"threads={threads} is not possible in a process that has started TensorFlow with {started_with}; "
+            "give every cell of a sweep the same threads"
+        )
+
+
+@functools.cache
+def read_provenance() -> dict[str, str]:
+    """What a run's numbers depend on beside its settings: versions and the git commit of the working directory."""
+    versions = {package: version(package) for package in ("nnexp", "tensorflow", "keras")}
+    return versions | {"python": platform.python_version(), "git_commit": _read_git_commit()}
+
+
+def _read_git_commit() -> str:
+    """The commit of nnexp's own checkout, `+changed` where files differ from it, or `none` outside of one."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    if commit.returncode:
+        return "none"
+    return commit.stdout.strip() + ("+changed" if changes.stdout.strip() else "")
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Write what nnexp, and Python's warnings, log to a run's own file, beside wherever else it goes."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("nnexp", "py.warnings")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+@contextlib.contextmanager
+def _stderr_held_back() -> Iterator[None]:
+    """Hold back what C++ code writes to stderr, which Python cannot filter; show it if the block raises."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held_back.seek(0)
+            os.write(stderr, held_back.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

@@ -1,0 +1,430 @@
+"""What has been run: one record a run, who is running what, and the results table.
+
+The truth is `runs/<run_id>/result.json`, written whole or not at all. `results.csv` is derived from the records:
+a row is appended as each run ends, and `heal` mends what a killed process left behind.
+
+The claims and the table change only under one short lock, `.ledger/lock`. A process that runs a cell holds a claim
+on it: a locked file in `.ledger/claims` with the record that stands if the process never writes another. The lock
+ends with the process and the file stays, which is how a run that was cut off is told from one that is going on.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nnexp.config import OPTIMIZER_NUMBERS, Config, format_value
+
+SCHEMA_VERSION = 1
+"""Of result.json; raised when a reader of old records has to know."""
+
+COLUMNS = (
+    *("run_id", "setting_id", "status", "started_at"),
+    *("model", "filters", "units", "activation", "dropout", "l2"),
+    *("optimizer", "learning_rate", "optimizer_settings", "epochs", "batch_size", "early_stopping"),
+    *("data", "train_size", "validation_size", "split_seed", "seed", "engine", "xla", "threads"),
+    *("train_accuracy", "test_accuracy", "accuracy_gap", "train_loss", "test_loss"),
+    *("validation_accuracy", "validation_loss", "epochs_run", "best_epoch"),
+    *("parameters", "train_seconds", "seconds"),
+    *("nnexp", "tensorflow", "keras", "python", "git_commit", "data_sha256", "weights_sha256"),
+    "error",
+)
+"""The columns of results.csv; docs/results.md says what each one means."""
+
+ZERO_WHEN_FAILED = ("epochs_run", "best_epoch", "parameters")
+"""0 in a failed row, so that it does not turn a column of whole numbers into floats."""
+
+DIED = "Died: its process ended without a result (killed, out of memory, or crashed)"
+"""The error of a run that took its process down."""
+
+Record = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+class LedgerError(OSError):
+    """The ledger could not be written; the message says what is safe and what to do."""
+
+
+@dataclass
+class Result:
+    """What one run came to.
+
+    Attributes:
+        scores: the score and cost columns of a finished run, by name.
+        provenance: what the numbers depend on beside the settings: versions, git commit, hashes.
+        history: one row an epoch, by column name.
+        predictions: of every test image, `label` uint8 [n] and `confidence` float16 [n].
+        error: one line; empty when the run finished.
+    """
+
+    scores: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    predictions: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass
+class Claim:
+    """The right to run one cell, held until it is released or its process ends.
+
+    Attributes:
+        record: what stands if the process never records anything else.
+        replaces: the run's row in the table as it was when claimed, or "".
+    """
+
+    path: Path
+    lock: FileLock
+    record: Record
+    replaces: str
+
+
+class Ledger:
+    """The records, the claims and the table of one `outputs` directory. Making one does not touch the disk."""
+
+    def __init__(self, outputs: str | Path) -> None:
+        self.outputs = Path(outputs)
+        self.runs = self.outputs / "runs"
+        self.table = self.outputs / "results.csv"
+        self._claims = self.outputs / ".ledger" / "claims"
+        self._lock = FileLock(self.outputs / ".ledger" / "lock")
+
+    def read_record(self, run_id: str) -> Record | None:
+        """The record of a run, or None where there is none."""
+        try:
+            return dict(json.loads((self.runs / run_id / "result.json").read_bytes()))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read_settled(self, config: Config) -> Record | None:
+        """The record of exactly these settings, finished or failed, or None.
+
+        Raises:
+            LedgerError: if other settings have the same run_id (a collision of the 8 digits).
+        """
+        record = self.read_record(config.run_id)
+        if record is not None and record["identity_sha256"] != config.identity_sha256:
+            raise LedgerError(
+                f"{config.run_id} in {self.outputs} is the record of other settings, or of an nnexp that hashed them "
+                "otherwise; choose another directory with outputs=..."
+            )
+        return record
+
+    def claim(self, config: Config, command: str, provenance: dict[str, str]) -> Claim | None:
+        """Claim a run for this process; None where another process is running it."""
+        with _explain_full_disk(f"could not claim {config.run_id}"), self._locked():
+            path = self._claims / f"{config.run_id}.json"
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                return None
+            if path.stat().st_size:
+                self._bury(path)
+            previous = self.read_record(config.run_id)
+            record = make_record(config, Result(error=DIED, provenance=provenance), command)
+            claim = Claim(path, lock, record, format_row(previous) if previous else "")
+            try:
+                path.write_text(json.dumps({"record": record, "replaces": claim.replaces}), encoding="utf-8")
+            except OSError:
+                self.release(claim)
+                raise
+            (self.runs / config.run_id).mkdir(parents=True, exist_ok=True)
+        return claim
+
+    def release(self, claim: Claim) -> None:
+        """Give a claim back; what was recorded stays."""
+        claim.path.unlink(missing_ok=True)
+        claim.lock.release()
+
+    def is_running(self, run_id: str) -> bool:
+        """Whether a living process holds the claim on a run."""
+        path = self._claims / f"{run_id}.json"
+        if not path.exists():
+            return False
+        with self._locked():
+            return path.exists() and not _is_abandoned(path)
+
+    def record(self, claim: Claim, result: Result) -> Record:
+        """Write a run's files, then its record and its row. A finished record is not replaced by a failure.
+
+        Raises:
+            LedgerError: if the disk is full or cannot be written; what was recorded before is intact.
+        """
+        record = claim.record | fill_record(claim.record, result)
+        directory = self.runs / record["run_id"]
+        previous = self.read_record(record["run_id"])
+        if result.error and previous and previous["status"] == "finished":
+            return record
+        with _explain_full_disk(f"could not record {record['run_id']}"):
+            if result.history:
+                _write_whole(directory / "history.csv", _format_table(result.history))
+            if result.predictions:
+                _write_whole(directory / "predictions.npz", _format_arrays(result.predictions))
+            self._commit(record, claim.replaces)
+        return record
+
+    def heal(self) -> None:
+        """Mend what killed processes and other hands left: bury abandoned claims, bring the table up to the records."""
+        if not self.runs.is_dir() and not self.table.exists():
+            return
+        with _explain_full_disk("could not bring the table up to date"), self._locked():
+            for path in sorted(self._claims.glob("*.json")):
+                if _is_abandoned(path):
+                    self._bury(path)
+            for temporary in self.outputs.glob(".*.tmp"):
+                temporary.unlink()
+            if not self._is_table_current():
+                self._rewrite_table()
+
+    def rebuild(self) -> None:
+        """Write the table anew from the records."""
+        with _explain_full_disk("could not rebuild the table"), self._locked():
+            self.heal()
+            self._rewrite_table()
+
+    def forget_claims(self, run_ids: Iterable[str]) -> None:
+        """Take back the claims of processes that were stopped on purpose: their cells count as not run."""
+        with self._locked():
+            for run_id in run_ids:
+                path = self._claims / f"{run_id}.json"
+                if path.exists() and _is_abandoned(path):
+                    self._drop_temporary(run_id)
+                    path.unlink()
+
+    def stamp(self, run_id: str) -> int:
+        """Changes when a run is recorded (again); 0 where it never was."""
+        try:
+            return (self.runs / run_id / "result.json").stat().st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+
+    def read_finished_rows(self) -> list[dict[str, str]]:
+        """The finished rows of the table, as text by column."""
+        if not self.table.exists():
+            return []
+        with open(self.table, newline="", encoding="utf-8") as table:
+            return [row for row in csv.DictReader(table) if row.get("status") == "finished"]
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._claims.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            yield
+
+    def _commit(self, record: Record, replaces: str) -> None:
+        path = self.runs / record["run_id"] / "result.json"
+        temporary = _write_temporary(path, (json.dumps(record, indent=1) + "\n").encode())
+        with self._locked():
+            os.replace(temporary, path)
+            if replaces or not self._append_row(record):
+                self._rewrite_table(replaces)
+
+    def _append_row(self, record: Record) -> bool:
+        """Append a row; False where the table is not as this version leaves it and has to be written anew."""
+        if not self.table.exists():
+            _write_whole(self.table, _HEADER.encode())
+        with open(self.table, "r+b", buffering=0) as table:
+            is_ours = table.read(len(_HEADER)) == _HEADER.encode()
+            end = table.seek(0, os.SEEK_END)
+            table.seek(end - 1)
+            if not is_ours or table.read(1) != b"\n":
+                return False
+            row = format_row(record).encode()
+            try:
+                if table.write(row) < len(row):
+                    raise OSError("no space left on the device")
+                os.fsync(table.fileno())
+            except OSError:
+                table.truncate(end)
+                raise
+        return True
+
+    def _is_table_current(self) -> bool:
+        """Whether header and run_ids are those of the records; the rest of a row is looked at when it is rewritten."""
+        recorded = {entry.name for entry in os.scandir(self.runs)} if self.runs.is_dir() else set()
+        if not self.table.exists():
+            return not any((self.runs / run_id / "result.json").exists() for run_id in recorded)
+        lines = self.table.read_bytes().decode("utf-8", "replace").splitlines(keepends=True)
+        run_ids = [line.partition(",")[0] for line in lines[1:]]
+        if lines[:1] != [_HEADER] or not lines[-1].endswith("\n") or len(set(run_ids)) < len(run_ids):
+            return False
+        unlisted = recorded.difference(run_ids)
+        return recorded.issuperset(run_ids) and not any((self.runs / id_ / "result.json").exists() for id_ in unlisted)
+
+    def _rewrite_table(self, replaces: str = "") -> None:
+        """Bring every row up to its record, each in its place; keep a table that other hands have changed aside.
+
+        Args:
+            replaces: a row that is known to be out of date, because the run has been recorded anew.
+        """
+        records = [json.loads(path.read_bytes()) for path in self.runs.glob("*/result.json")]
+        records.sort(key=lambda record: (record["finished_at"], record["run_id"]))
+        missing = {record["run_id"]: format_row(record) for record in records}
+        old = self.table.read_bytes().decode("utf-8", "replace") if self.table.exists() else _HEADER
+        header, *lines = old.splitlines(keepends=True) or [""]
+        rows, strange = [_HEADER], header != _HEADER
+        for line in lines:
+            row = missing.pop(line.partition(",")[0], "")
+            rows.append(row)
+            is_torn = not line.endswith("\n") and row.startswith(line)
+            strange |= line not in (row, replaces) and not is_torn
+        text = "".join([*rows, *missing.values()])
+        if strange:
+            self._set_table_aside()
+        if text != old or not self.table.exists():
+            _write_whole(self.table, text.encode())
+
+    def _set_table_aside(self) -> None:
+        kept = self.table.with_name(f"results-kept-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.csv")
+        shutil.copy2(self.table, kept)
+        log.warning(
+            "%s was not as nnexp had written it (edited, saved by another program, or of another version): "
+            "it is kept as %s and written anew from the records",
+            *(self.table.name, kept.name),
+        )
+
+    def _bury(self, path: Path) -> None:
+        """Settle an abandoned claim: the run counts as failed, unless its record had been written."""
+        with contextlib.suppress(json.JSONDecodeError):  # cut off while the claim was being written: nothing had begun
+            note = json.loads(path.read_bytes())
+            run_id, started_at = note["record"]["run_id"], note["record"]["started_at"]
+            self._drop_temporary(run_id)
+            record = self.read_record(run_id)
+            if record is None or (record["status"] == "failed" and record["started_at"] != started_at):
+                self._commit(note["record"], note["replaces"])
+                log.warning("%s was cut off and counts as failed until it is run again", run_id)
+            elif record["started_at"] == started_at:
+                self._rewrite_table(note["replaces"])
+        path.unlink()
+
+    def _drop_temporary(self, run_id: str) -> None:
+        for temporary in (self.runs / run_id).glob(".*.tmp"):
+            temporary.unlink()
+
+
+def make_record(config: Config, result: Result, command: str) -> Record:
+    """What is written of a run: identity, settings, scores, provenance, and the command that runs it again."""
+    settings = dataclasses.asdict(config)
+    for key in ("outputs", "force", "dry_run", "fail_fast"):
+        del settings[key]
+    settings["data"]["train_size"] = config.train_size
+    settings["xla"] = config.use_xla
+    record = {
+        "schema": SCHEMA_VERSION,
+        "run_id": config.run_id,
+        "setting_id": config.setting_id,
+        "identity_sha256": config.identity_sha256,
+        "model_name": config.model_name,
+        "description": config.describe(),
+        "command": command,
+        "started_at": _now(),
+        "settings": settings,
+    }
+    return record | fill_record(record, result)
+
+
+def fill_record(record: Record, result: Result) -> Record:
+    """The part of a record that is known when the run has ended."""
+    return {
+        "status": "failed" if result.error else "finished",
+        "finished_at": _now(),
+        "scores": result.scores,
+        "provenance": record.get("provenance", {}) | result.provenance,
+        "error": " ".join(result.error.split())[:500],
+    }
+
+
+def format_row(record: Record) -> str:
+    """A record as its line of results.csv, with the line's end."""
+    settings = record["settings"]
+    model, optimizer, data = settings["model"], settings["optimizer"], settings["data"]
+    numbers = OPTIMIZER_NUMBERS[optimizer["name"]]
+    values = dict.fromkeys(ZERO_WHEN_FAILED, 0) | record | settings | record["scores"] | record["provenance"]
+    values |= model | data | {
+        "model": record["model_name"],
+        "optimizer": optimizer["name"],
+        "learning_rate": optimizer["learning_rate"],
+        "optimizer_settings": " ".join(f"{key}={format_value(optimizer[key])}" for key in numbers),
+        "early_stopping": settings["early_stopping"] or 0,
+        "data": data["name"],
+    }
+    return _format_line(values.get(column, "") for column in COLUMNS)
+
+
+def _format_line(values: Iterable[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()
+
+
+_HEADER = _format_line(COLUMNS)
+
+
+def _format_table(rows: list[dict[str, float]]) -> bytes:
+    return "".join([_format_line(rows[0]), *(_format_line(row.values()) for row in rows)]).encode()
+
+
+def _format_arrays(arrays: dict[str, Any]) -> bytes:
+    import numpy as np
+
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether no living process holds the lock on a claim."""
+    lock = FileLock(path)
+    try:
+        with lock.acquire(timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    os.replace(_write_temporary(path, content), path)
+
+
+def _write_temporary(path: Path, content: bytes) -> Path:
+    """Write beside `path`, flushed to the disk; leaves nothing where that fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+@contextlib.contextmanager
+def _explain_full_disk(what: str) -> Iterator[None]:
+    try:
+        yield
+    except LedgerError:
+        raise
+    except OSError as error:
+        raise LedgerError(
+            f"{what}: {error.strerror or error}. What was recorded before is intact; "
+            "mend the cause and type the command again"
+        ) from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

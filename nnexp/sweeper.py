@@ -1,0 +1,279 @@
+"""A sweep: the whole grid is composed and checked first, then only what is missing is run, then an account is given."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from nnexp.compose import Composer
+from nnexp.config import Config, SettingError
+from nnexp.console import err, format_run, format_seconds, out, report_wrong_settings, show_runs
+from nnexp.experiment import is_done
+from nnexp.ledger import DIED, Ledger, LedgerError
+
+POLL_SECONDS = 0.2
+ALIKE_IN_A_SWEEP = ("threads", "outputs", "force", "dry_run", "fail_fast")
+
+
+@dataclass
+class Cell:
+    """One run of a grid: the overrides it is written as, those of them that vary, and what they come to."""
+
+    overrides: list[str]
+    name: str
+    config: Config
+
+
+class GridSweeper(Sweeper):
+    """Runs every combination of the swept values that has not finished yet."""
+
+    def __init__(self, params: dict[str, str] | None) -> None:
+        self._params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra hands to every sweeper."""
+        self._composer = Composer(hydra_context.config_loader)  # type: ignore[arg-type]
+        self._hydra_config = config
+        self._launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Plan, run and account for a grid; ends the program with 0 all finished, 1 some failed, 2 wrong settings."""
+        params = [f"{key}={value}" for key, value in self._params.items()]
+        try:
+            cells = build_cells(self._composer, [*params, *arguments])
+            sweep = Sweep(cells, self._launcher, self._hydra_config)
+        except SettingError as error:
+            report_wrong_settings(error)
+            raise SystemExit(2) from None
+        try:
+            raise SystemExit(sweep.run())
+        except LedgerError as error:
+            err.print(f"nnexp: {error}", markup=False)
+            raise SystemExit(1) from None
+
+
+def build_cells(composer: Composer, arguments: Sequence[str]) -> list[Cell]:
+    """Compose and check every combination of the swept values; cells that come to the same run are one.
+
+    Raises:
+        SettingError: with all that is wrong anywhere in the grid.
+    """
+    overrides = composer.parse(arguments)
+    if problems := composer.find_problems(overrides):
+        raise SettingError(*problems)
+    varied = {override.get_key_element() for override in overrides if override.is_sweep_override()}
+    cells: dict[str, Cell] = {}
+    wrong: dict[str, list[str]] = {}
+    for lines in _list_combinations(overrides):
+        name = " ".join(line for line in lines if line.partition("=")[0] in varied)
+        try:
+            config = composer.compose(composer.parse(lines))
+            cells.setdefault(config.identity_sha256, Cell(lines, name or config.describe(), config))
+        except SettingError as error:
+            for problem in error.problems:
+                wrong.setdefault(problem, []).append(name)
+    if wrong:
+        raise SettingError(*(f"{problem}{_format_names(names)}" for problem, names in wrong.items()))
+    for key in ALIKE_IN_A_SWEEP:
+        if len(values := {getattr(cell.config, key) for cell in cells.values()}) > 1:
+            raise SettingError(f"{key}: expected one value for the whole sweep; received {sorted(values)}")
+    return list(cells.values())
+
+
+def _list_combinations(overrides: list[Override]) -> list[list[str]]:
+    try:
+        [combinations] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    except HydraException as error:
+        raise SettingError(f"{error} (a sweep takes lists, a,b,c, and range(...))") from error
+    return [list(lines) for lines in combinations]
+
+
+def _format_names(names: list[str]) -> str:
+    shown = "; ".join(filter(None, names[:5]))
+    more = f"; and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"  (cells: {shown}{more})" if shown else ""
+
+
+class Sweep:
+    """The cells of one grid on their way from the plan to the account."""
+
+    def __init__(self, cells: list[Cell], launcher: Launcher, hydra_config: DictConfig) -> None:
+        self._cells = cells
+        self._launcher = launcher
+        self._hydra_config = hydra_config
+        self._config = cells[0].config
+        self._ledger = Ledger(self._config.outputs)
+        self._started_at = datetime.now(UTC).isoformat(timespec="microseconds")
+
+    def run(self) -> int:
+        """Print the plan, run what is missing, print the account; returns the exit code."""
+        self._ledger.heal()
+        records = {id(cell): self._ledger.read_settled(cell.config) for cell in self._cells}
+        to_run = [cell for cell in self._cells if not is_done(records[id(cell)], cell.config)]
+        failed = [cell for cell in to_run if (record := records[id(cell)]) and record["status"] == "failed"]
+        died = [cell for cell in failed if (records[id(cell)] or {})["error"] == DIED]
+        self._print_plan(to_run, failed)
+        if self._config.dry_run:
+            return 0
+        try:
+            if to_run:
+                with self._watch(to_run):
+                    self._run_together([cell for cell in to_run if cell not in died], died)
+        except KeyboardInterrupt:
+            self._ledger.forget_claims(cell.config.run_id for cell in to_run)
+            self._ledger.heal()
+            rest = sum(not self._is_settled(cell) for cell in to_run)
+            err.print(f"stopped with {rest} of {len(self._cells)} runs to do; type the same command to go on")
+            if not self._config.fail_fast:
+                return 130
+        return self._print_account()
+
+    def _print_plan(self, to_run: list[Cell], failed: list[Cell]) -> None:
+        finished = len(self._cells) - len(to_run)
+        words = [f"{len(self._cells)} cells", f"{finished} finished", f"{len(failed)} failed before"]
+        out.print(", ".join([*words, f"{len(to_run)} to run", *self._estimate(to_run)]))
+        if self._config.dry_run:
+            for cell in self._cells:
+                state = "failed before" if cell in failed else "to run" if cell in to_run else "finished"
+                out.print(f"  {state:13}  {cell.config.run_id}  {cell.name}", markup=False)
+
+    def _estimate(self, to_run: list[Cell]) -> list[str]:
+        """How long the runs may take, from those of the same model in the ledger (else any): seconds an image."""
+        if not to_run:
+            return []
+        rows = self._ledger.read_finished_rows()
+        speeds: dict[str, list[float]] = {"": []}
+        for row in rows:
+            speed = float(row["seconds"]) / (int(row["epochs_run"]) * int(row["train_size"]))
+            speeds.setdefault(row["model"], []).append(speed)
+            speeds[""].append(speed)
+        if not rows:
+            return ["no estimate of the time before the first run"]
+        seconds = sum(
+            cell.config.epochs * cell.config.train_size * median(speeds.get(cell.config.model_name, speeds[""]))
+            for cell in to_run
+        )
+        processes = int(OmegaConf.select(self._hydra_config, "hydra.launcher.n_jobs") or 1)
+        return [f"about {format_seconds(seconds / min(processes, len(to_run)))}"]
+
+    def _run_together(self, cells: list[Cell], alone: list[Cell]) -> None:
+        """Run cells through the launcher; those whose process died are run again at the end, each by itself."""
+        alone = list(alone)
+        while cells:
+            crash = self._launch(cells)
+            self._ledger.heal()
+            suspects = [cell for cell in cells if self._has_died(cell)]
+            rest = [cell for cell in cells if not self._is_settled(cell)]
+            if crash and not suspects and len(rest) == len(cells):
+                raise crash
+            for cell in suspects:
+                err.print(f"{cell.name}: its process died; it is tried again alone, after the others", markup=False)
+            alone += suspects
+            self._wait_for_others(rest)
+            cells = [cell for cell in rest if not self._is_settled(cell)]
+        for cell in alone:
+            self._launch_alone(cell)
+            self._ledger.heal()
+
+    def _launch(self, cells: list[Cell]) -> Exception | None:
+        """Hand cells to Hydra's launcher; returns its error if it broke down, which a dying process may cause."""
+        try:
+            jobs = self._launcher.launch([cell.overrides for cell in cells], initial_job_idx=0)
+        except Exception as error:
+            return error
+        for job in jobs:
+            if job.status is JobStatus.FAILED:
+                raise job._return_value
+        return None
+
+    def _launch_alone(self, cell: Cell) -> None:
+        sources = self._hydra_config.hydra.runtime.config_sources
+        flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+        command = [sys.executable, "-m", "nnexp", *flags, *cell.overrides, "hydra.mode=RUN"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def _wait_for_others(self, cells: list[Cell]) -> None:
+        """Wait while every one of these cells is being run by another sweep."""
+        if cells and self._all_running(cells):
+            err.print(f"waiting for {len(cells)} runs that another nnexp is doing")
+        while cells and self._all_running(cells):
+            time.sleep(POLL_SECONDS)
+
+    def _all_running(self, cells: list[Cell]) -> bool:
+        return all(self._ledger.is_running(cell.config.run_id) for cell in cells)
+
+    def _is_settled(self, cell: Cell) -> bool:
+        """Whether a cell needs no more running: finished, or tried since the sweep began."""
+        record = self._ledger.read_settled(cell.config)
+        if record is None:
+            return False
+        return record["started_at"] >= self._started_at or is_done(record, cell.config)
+
+    def _has_died(self, cell: Cell) -> bool:
+        record = self._ledger.read_settled(cell.config)
+        return record is not None and record["error"] == DIED and record["started_at"] >= self._started_at
+
+    @contextmanager
+    def _watch(self, cells: list[Cell]) -> Iterator[None]:
+        """Show each run as its record appears, whoever writes it; under fail_fast the first failure stops the sweep."""
+        pending = {cell.config.run_id: (cell, self._ledger.stamp(cell.config.run_id)) for cell in cells}
+        ended = threading.Event()
+
+        def show(last: bool) -> None:
+            for run_id, (cell, stamp) in list(pending.items()):
+                if self._ledger.stamp(run_id) == stamp:
+                    continue
+                record = self._ledger.read_record(run_id)
+                if record is None or (record["error"] == DIED and not last):
+                    continue
+                del pending[run_id]
+                failed = record["status"] == "failed"
+                count(format_run(record, cell.name), failed)
+                if failed and self._config.fail_fast and not last:
+                    _interrupt_main_thread()
+
+        def follow() -> None:
+            while not ended.wait(POLL_SECONDS):
+                show(last=False)
+
+        with show_runs(len(cells)) as count:
+            thread = threading.Thread(target=follow, daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join()
+                show(last=True)
+
+    def _print_account(self) -> int:
+        records = [(cell, self._ledger.read_settled(cell.config)) for cell in self._cells]
+        failed = [(cell, record) for cell, record in records if record and record["status"] == "failed"]
+        finished = sum(record is not None and record["status"] == "finished" for _, record in records)
+        out.print(f"{finished} finished, {len(failed)} failed; all are in {self._ledger.table}", markup=False)
+        for cell, record in failed:
+            log = self._ledger.runs / cell.config.run_id / "run.log"
+            out.print(f"  failed: {cell.name}: {record['error']}  (log: {log})", markup=False)
+        return 0 if finished == len(self._cells) else 1
+
+
+def _interrupt_main_thread() -> None:
+    import _thread
+
+    _thread.interrupt_main()
