@@ -6,10 +6,11 @@ import re
 import shlex
 import signal
 import sys
+import threading
 from importlib.resources import files
 from typing import Any
 
-from nnexp.config import Config, SettingError
+from nnexp.config import Config, SettingError, read_options
 from nnexp.console import err, format_run, out, report_wrong_settings, show_epochs, show_warnings
 from nnexp.experiment import run_once
 from nnexp.ledger import Ledger, LedgerError
@@ -32,7 +33,8 @@ def main() -> None:
         print(format_help(), end="")
         return
     show_warnings()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _stop_quietly)
+    signal.signal(signal.SIGTERM, _stop_quietly)
     if args.run or args.multirun or not (args.cfg or args.info or args.hydra_help or args.shell_completion):
         check_command_line(args)
     try:
@@ -72,9 +74,9 @@ def check_command_line(args: argparse.Namespace) -> None:
 def run_hydra() -> None:
     """Let Hydra compose the command line anew and run it, alone or through the sweeper and a launcher."""
     import hydra
+    import hydra_plugins.nnexp
     from hydra.core.plugins import Plugins
 
-    import hydra_plugins.nnexp
     from nnexp import compose
 
     Plugins.instance().register(hydra_plugins.nnexp.NnexpSweeper)
@@ -92,7 +94,6 @@ def run_cell(settings: Any) -> None:
     hydra = HydraConfig.get()
     command = shlex.join(["nnexp", *(line for line in hydra.overrides.task if line != "hydra.mode=RUN")])
     if hydra.mode is RunMode.MULTIRUN:
-        signal.signal(signal.SIGTERM, _interrupt)
         run_once(config, command, lambda epoch, accuracy: None)
     else:
         sys.exit(run_alone(config, command))
@@ -127,18 +128,17 @@ def run_alone(config: Config, command: str) -> int:
 
 def format_help() -> str:
     """The page of --help, from the comments of the YAML files."""
-    conf = files("nnexp.conf")
     lines = ["nnexp [-m] [setting=value ...]", "", "Trains a Keras network on Fashion-MNIST, scores train and test"]
     lines[-1] += " the same way, and adds a row to outputs/results.csv."
     lines += ["", "settings (default, meaning):"]
-    for line in (conf / "config.yaml").read_text(encoding="utf-8").splitlines():
+    for line in (files("nnexp.conf") / "config.yaml").read_text(encoding="utf-8").splitlines():
         if knob := re.fullmatch(r"(\w+): (\S+) +# (.+)", line):
             lines.append(f"  {knob[1]}={knob[2]}".ljust(24) + knob[3])
     lines += ["", "options of each group, and what they ask or set:"]
     for group in ("model", "optimizer", "data", "experiment", "study", "hydra/launcher"):
-        for option in sorted(path for path in (conf / group).iterdir() if path.name.endswith(".yaml")):
-            about = option.read_text(encoding="utf-8").replace("# @package _global_\n", "").splitlines()[0]
-            lines.append(f"  {group}={option.name.removesuffix('.yaml')}".ljust(28) + about.removeprefix("# "))
+        for name, text in read_options(group).items():
+            about = text.replace("# @package _global_\n", "").splitlines()[0]
+            lines.append(f"  {group}={name}".ljust(28) + about.removeprefix("# "))
     lines += ["", "settings of the options in use, e.g. model.units=[64] or optimizer.learning_rate=0.01:"]
     lines.append("  nnexp --cfg job          all settings as they would be used")
     lines += ["", "examples:", EXAMPLES.rstrip(), ""]
@@ -147,5 +147,6 @@ def format_help() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _interrupt(signal_number: int, frame: Any) -> None:
+def _stop_quietly(signal_number: int, frame: Any) -> None:
+    threading.excepthook = lambda args: None  # what a launcher's threads say while they are being stopped is not news
     raise KeyboardInterrupt

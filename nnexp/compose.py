@@ -23,8 +23,19 @@ from nnexp.config import Config, SettingError, format_value
 
 CONFIG_PACKAGE = "pkg://nnexp.conf"
 CONFIG_NAME = "config"
+GROUPS = ("model", "optimizer", "data", "experiment", "study")
 
 ConfigStore.instance().store(name="schema", node=Config, provider="nnexp")
+
+
+def count_processes(threads: int) -> int:
+    """How many runs of so many threads this machine's cores take at once: what the local launcher starts."""
+    import joblib
+
+    return max(1, int(joblib.cpu_count()) // threads)
+
+
+OmegaConf.register_new_resolver("nnexp.processes", count_processes)
 
 
 def build_config_loader(config_dir: str | None) -> ConfigLoaderImpl:
@@ -60,8 +71,12 @@ class Composer:
         """Say which overrides name no setting or option, or have a value of the wrong type; a line each, none twice."""
         problems: list[str] = []
         for override in overrides:
-            if not override.is_hydra_override():
-                values = override.sweep_iterator() if override.is_discrete_sweep() else [override.value()]
+            if override.is_sweep_override() and not override.is_discrete_sweep():
+                problems.append(
+                    f"{override.key_or_group}: expected a,b,c or range(...); received {override.input_line}"
+                )
+            elif not override.is_hydra_override():
+                values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
                 problems += [problem for value in values if (problem := self._find_problem(override, value))]
         return list(dict.fromkeys(problems))
 
@@ -123,27 +138,28 @@ class Composer:
 
 
 def _find_setting_problem(key: str, value: Any) -> str | None:
-    fields = _list_settings(Config)
-    if key not in fields:
-        known = [*fields, "model", "optimizer", "data", "experiment", "study"]
-        hint = _nearest(key, known) or ". `nnexp --help` lists the settings"
+    owners = _list_owners(Config)
+    if key not in owners:
+        hint = _nearest(key, [*owners, *GROUPS]) or ". `nnexp --help` lists the settings"
         return f"{key}: there is no such setting; received {key}={format_value(value)}{hint}"
-    settings = OmegaConf.structured(Config)
+    name = key.rpartition(".")[2]
     try:
-        OmegaConf.update(settings, key, value)
+        OmegaConf.update(OmegaConf.structured(owners[key]), name, value)
     except OmegaConfBaseException:
-        return f"{key}: expected {fields[key].metadata['expected']}; received {format_value(value)}"
+        [expected] = [spec.metadata["expected"] for spec in dataclasses.fields(owners[key]) if spec.name == name]
+        return f"{key}: expected {expected}; received {format_value(value)}"
     return None
 
 
-def _list_settings(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
-    settings: dict[str, dataclasses.Field[Any]] = {}
+def _list_owners(schema: Any, prefix: str = "") -> dict[str, Any]:
+    """Every setting's dotted key, and the dataclass that declares it."""
+    owners: dict[str, Any] = {}
     for spec in dataclasses.fields(schema):
         if dataclasses.is_dataclass(spec.type):
-            settings |= _list_settings(spec.type, f"{prefix}{spec.name}.")
+            owners |= _list_owners(spec.type, f"{prefix}{spec.name}.")
         else:
-            settings[prefix + spec.name] = spec
-    return settings
+            owners[prefix + spec.name] = schema
+    return owners
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -62,9 +62,11 @@ DATASETS = {
 }
 
 
-def setting(expected: str, valid: Callable[[Any], bool], *, identity: bool = True, **default: None) -> Any:
+def setting(
+    expected: str, valid: Callable[[Any], bool], *, identity: bool = True, default: Any = dataclasses.MISSING
+) -> Any:
     """Declare a setting: what a legal value is in words and as a test, and whether it is part of a run's identity."""
-    return field(metadata={"expected": expected, "valid": valid, "identity": identity}, **default)
+    return field(default=default, metadata={"expected": expected, "valid": valid, "identity": identity})
 
 
 def _one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
@@ -151,7 +153,7 @@ class Config:
     engine: str = setting(*_one_of(ENGINES))
     xla: str = setting("auto, true or false", lambda value: value.lower() in ("auto", "true", "false"))
     save_model: bool = setting("true or false", lambda value: True, identity=False)
-    outputs: str = setting("a directory that can be written", lambda value: _is_writable(Path(value)), identity=False)
+    outputs: str = setting("a directory that can be written", lambda value: is_writable(Path(value)), identity=False)
     force: bool = setting("true or false", lambda value: True, identity=False)
     dry_run: bool = setting("true or false", lambda value: True, identity=False)
     fail_fast: bool = setting("true or false", lambda value: True, identity=False)
@@ -182,9 +184,7 @@ class Config:
     @property
     def identity(self) -> dict[str, Any]:
         """Every setting that can change a number, resolved, by its dotted key; with the data and the training code."""
-        settings = {
-            key: _canonical(value) for key, value, spec in walk_settings(self) if spec.metadata["identity"]
-        }
+        settings = {key: _canonical(value) for key, value, spec in walk_settings(self) if spec.metadata["identity"]}
         settings |= {"data.train_size": self.train_size, "xla": self.use_xla}
         return settings | {"data_sha256": DATASETS[self.data.name].sha256, "training_version": TRAINING_VERSION}
 
@@ -207,10 +207,13 @@ class Config:
     @property
     def model_name(self) -> str:
         """The shipped model option with these filters and units, else `mlp` or `cnn`: a name for tables."""
+        return self._shipped_option() or ("cnn" if self.model.filters else "mlp")
+
+    def _shipped_option(self) -> str | None:
         for name, option in _model_options().items():
             if (option["filters"], option["units"]) == (self.model.filters, self.model.units):
                 return name
-        return "cnn" if self.model.filters else "mlp"
+        return None
 
     def describe(self) -> str:
         """The run in a few words, as in its line on the console: `mlp dropout=0.2`."""
@@ -220,7 +223,7 @@ class Config:
 
     def _label(self) -> str:
         parts = [self.model_name]
-        if [self.model.filters, self.model.units] not in [[o["filters"], o["units"]] for o in _model_options().values()]:
+        if not self._shipped_option():
             parts.append("x".join(map(str, self.model.filters + self.model.units))[:24].rstrip("x"))
         if self.dropout:
             parts.append(f"dropout{self.dropout:g}")
@@ -303,12 +306,17 @@ def _sha256(identity: dict[str, Any]) -> str:
 
 @functools.cache
 def _model_options() -> dict[str, dict[str, Any]]:
-    options = sorted(path for path in (files("nnexp.conf") / "model").iterdir() if path.name.endswith(".yaml"))
-    return {path.name.removesuffix(".yaml"): yaml.safe_load(path.read_text(encoding="utf-8")) for path in options}
+    return {name: yaml.safe_load(text) for name, text in read_options("model").items()}
+
+
+def read_options(group: str) -> dict[str, str]:
+    """The shipped options of a group: the YAML text of each, by name, in the order of the names."""
+    options = {path.name: path for path in (files("nnexp.conf") / group).iterdir() if path.name.endswith(".yaml")}
+    return {name.removesuffix(".yaml"): options[name].read_text(encoding="utf-8") for name in sorted(options)}
 
 
 @functools.cache
-def _is_writable(directory: Path) -> bool:
+def is_writable(directory: Path) -> bool:
     """Try it, because permission bits do not tell of read-only file systems; leaves nothing behind."""
     try:
         if directory.exists():

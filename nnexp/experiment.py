@@ -21,13 +21,12 @@ MODEL_FILE = "model.keras"
 log = logging.getLogger(__name__)
 
 
-def run_once(
-    config: Config, command: str, on_epoch: Callable[[int, float], None]
-) -> tuple[Record | None, bool]:
+def run_once(config: Config, command: str, on_epoch: Callable[[int, float], None]) -> tuple[Record | None, bool]:
     """Run `config`, or return what is recorded of it; a run that raises is recorded as failed.
 
     Returns:
         the record, or None while another process is running it, and whether this call made it.
+
     Raises:
         LedgerError: if it could not be recorded.
     """

@@ -353,14 +353,18 @@ def format_row(record: Record) -> str:
     model, optimizer, data = settings["model"], settings["optimizer"], settings["data"]
     numbers = OPTIMIZER_NUMBERS[optimizer["name"]]
     values = dict.fromkeys(ZERO_WHEN_FAILED, 0) | record | settings | record["scores"] | record["provenance"]
-    values |= model | data | {
-        "model": record["model_name"],
-        "optimizer": optimizer["name"],
-        "learning_rate": optimizer["learning_rate"],
-        "optimizer_settings": " ".join(f"{key}={format_value(optimizer[key])}" for key in numbers),
-        "early_stopping": settings["early_stopping"] or 0,
-        "data": data["name"],
-    }
+    values |= (
+        model
+        | data
+        | {
+            "model": record["model_name"],
+            "optimizer": optimizer["name"],
+            "learning_rate": optimizer["learning_rate"],
+            "optimizer_settings": " ".join(f"{key}={format_value(optimizer[key])}" for key in numbers),
+            "early_stopping": settings["early_stopping"] or 0,
+            "data": data["name"],
+        }
+    )
     return _format_line(values.get(column, "") for column in COLUMNS)
 
 

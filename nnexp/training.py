@@ -117,7 +117,7 @@ def build_scorer(model: "keras.Sequential") -> Callable[[np.ndarray], np.ndarray
     """Make a function from images float32 [n, 28, 28, 1] to log-probabilities float32 [n, 10], in inference mode."""
     import tensorflow as tf
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def predict(images: tf.Tensor) -> tf.Tensor:
         return tf.math.log(model(images, training=False))
 
