@@ -1,4 +1,4 @@
-"""From the command line to checked settings: Hydra composes, `Config` checks, and what is wrong is said in one message."""
+"""From the command line to checked settings: Hydra composes, `Config` checks, all that is wrong is said at once."""
 
 import copy
 import dataclasses

@@ -93,6 +93,23 @@ def _is_not_negative(value: float) -> bool:
     return 0 <= value < math.inf
 
 
+@functools.cache
+def is_writable(directory: Path) -> bool:
+    """Try it, because permission bits do not tell of read-only file systems; leaves nothing behind."""
+    try:
+        if directory.exists():
+            with tempfile.TemporaryFile(dir=directory):
+                return True
+        ancestor = next(parent for parent in directory.absolute().parents if parent.exists())
+        if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
+            return False
+        probe = tempfile.mkdtemp(dir=ancestor)
+        os.rmdir(probe)
+    except OSError:
+        return False
+    return True
+
+
 @dataclass
 class ModelConfig:
     """The architecture, as two lists."""
@@ -258,21 +275,28 @@ def _optimizer_problems(optimizer: OptimizerConfig) -> Iterator[str]:
         if optimizer.name in OPTIMIZER_NUMBERS and (value is None) == (key in takes):
             expected = "a number" if key in takes else f"null, because {optimizer.name} has no {key}"
             numbers = ", ".join(("learning_rate", *takes))
-            yield f"optimizer.{key}: expected {expected} ({optimizer.name} takes {numbers}); received {format_value(value)}"
+            expected += f" ({optimizer.name} takes {numbers})"
+            yield f"optimizer.{key}: expected {expected}; received {format_value(value)}"
 
 
 def _cross_problems(config: Config) -> Iterator[str]:
     available = DATASETS[config.data.name].train_images
     model, data = config.model, config.data
     if len(model.filters) > MAX_POOLINGS:
-        yield f"model.filters: expected at most {MAX_POOLINGS} numbers, each halves the 28 x 28 pixels; received {model.filters}"
+        yield (
+            f"model.filters: expected at most {MAX_POOLINGS} numbers, because each halves the 28 x 28 pixels; "
+            f"received {model.filters}"
+        )
     if config.dropout and not model.units:
         yield (
             "dropout: expected 0 for a model without a hidden Dense layer (model.units is []), "
             f"there is nothing to drop; received {config.dropout}"
         )
     if data.validation_size >= available:
-        yield f"data.validation_size: expected at most {available - 1} of {data.name}'s {available} images; received {data.validation_size}"
+        yield (
+            f"data.validation_size: expected at most {available - 1} of {data.name}'s {available} images; "
+            f"received {data.validation_size}"
+        )
     elif config.train_size > available - data.validation_size:
         rest = f" minus data.validation_size={data.validation_size}" if data.validation_size else ""
         yield (
@@ -280,7 +304,10 @@ def _cross_problems(config: Config) -> Iterator[str]:
             f"({data.name} has {available} training images{rest}); received {data.train_size}"
         )
     elif config.batch_size > config.train_size:
-        yield f"batch_size: expected at most {config.train_size}, the number of training images; received {config.batch_size}"
+        yield (
+            f"batch_size: expected at most {config.train_size}, the number of training images; "
+            f"received {config.batch_size}"
+        )
     if config.early_stopping is not None and not data.validation_size:
         yield (
             "early_stopping: expected data.validation_size > 0, because the epoch to stop at is chosen on "
@@ -313,20 +340,3 @@ def read_options(group: str) -> dict[str, str]:
     """The shipped options of a group: the YAML text of each, by name, in the order of the names."""
     options = {path.name: path for path in (files("nnexp.conf") / group).iterdir() if path.name.endswith(".yaml")}
     return {name.removesuffix(".yaml"): options[name].read_text(encoding="utf-8") for name in sorted(options)}
-
-
-@functools.cache
-def is_writable(directory: Path) -> bool:
-    """Try it, because permission bits do not tell of read-only file systems; leaves nothing behind."""
-    try:
-        if directory.exists():
-            with tempfile.TemporaryFile(dir=directory):
-                return True
-        ancestor = next(parent for parent in directory.absolute().parents if parent.exists())
-        if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
-            return False
-        probe = tempfile.mkdtemp(dir=ancestor)
-        os.rmdir(probe)
-    except OSError:
-        return False
-    return True
