@@ -23,7 +23,7 @@ TRAINING_VERSION = 1
 """Part of every run's identity: raised by hand when a change of the code changes the numbers of a run."""
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "linear", "elu", "gelu")
-ENGINES = ("keras",)
+ENGINES = ("compiled", "keras")
 OPTIMIZER_NUMBERS = {
     "adam": ("beta_1", "beta_2", "epsilon"),
     "adamw": ("beta_1", "beta_2", "epsilon", "weight_decay"),
@@ -195,8 +195,12 @@ class Config:
 
     @property
     def use_xla(self) -> bool:
-        """Whether the training is compiled with XLA: the value of `xla`, or for auto, what is fastest."""
-        return self.xla == "true"
+        """Whether the training is compiled with XLA: the value of `xla`, or for auto, what is fastest.
+
+        Measured on CPUs (docs/performance.md): the compiled engine gains from XLA on every network that it can build,
+        `fit` spends its time elsewhere.
+        """
+        return self.engine == "compiled" if self.xla == "auto" else self.xla == "true"
 
     @property
     def identity(self) -> dict[str, Any]:

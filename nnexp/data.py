@@ -92,7 +92,7 @@ class Dataset:
 
 
 def load_data(config: DataConfig) -> Dataset:
-    """Finds, checks, reads and splits a data set. A folder is read once a process, and the arrays kept (55 MB).
+    """Finds, checks, reads and splits a data set. The last one asked for is kept, for the next run of the process.
 
     Raises DataError where there is no data set or a broken one, SettingError where the sizes do not fit it.
     """
@@ -100,13 +100,18 @@ def load_data(config: DataConfig) -> Dataset:
     if source.kind == "download":
         download_data(source.folder)
         source = Source("Keras cache", source.folder)
+    return _load_split(source, config.name, config.train_size, config.validation_size, config.split_seed)
+
+
+@lru_cache(maxsize=1)
+def _load_split(source: Source, name: str, train_size: int | None, validation_size: int, split_seed: int) -> Dataset:
     arrays = read_sample() if source.kind == "sample" else read_folder(source)
-    train, validation = split_indices(arrays.train_labels, config)
+    train, validation = split_indices(arrays.train_labels, train_size, validation_size, split_seed)
     return Dataset(
         *_convert(arrays.train_images[train], arrays.train_labels[train]),
         *_convert(arrays.train_images[validation], arrays.train_labels[validation]),
         *_convert(arrays.test_images, arrays.test_labels),
-        sha256=DATASETS[config.name].sha256,
+        sha256=DATASETS[name].sha256,
     )
 
 
@@ -240,20 +245,22 @@ def hash_arrays(arrays: Arrays) -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
-def split_indices(labels: NDArray[np.uint8], config: DataConfig) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def split_indices(
+    labels: NDArray[np.uint8], train_size: int | None, validation_size: int, split_seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Says which images to train on and which to validate with: two ascending lists that never overlap.
 
     Training images come from the start of draw_order, validation images from its end: so a smaller training set is part
     of a larger one, and the validation set is the same for every train_size. Raises SettingError for impossible sizes.
     """
-    available = len(labels) - config.validation_size
-    size = available if config.train_size is None else config.train_size
-    if config.validation_size < 0 or not 1 <= size <= available:
+    available = len(labels) - validation_size
+    size = available if train_size is None else train_size
+    if validation_size < 0 or not 1 <= size <= available:
         raise SettingError(
             "data.train_size, data.validation_size: expected at least 1 (null: all the rest) and at least 0, together "
-            f"at most {len(labels)}. Received: {config.train_size} and {config.validation_size}. Lower one of them."
+            f"at most {len(labels)}. Received: {train_size} and {validation_size}. Lower one of them."
         )
-    order = draw_order(labels, config.split_seed)
+    order = draw_order(labels, split_seed)
     return np.sort(order[:size]), np.sort(order[available:])
 
 

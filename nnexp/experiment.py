@@ -76,7 +76,7 @@ def run_experiment(config: Config, on_epoch: Callable[[int, float], None], direc
     start_tensorflow(config.threads)
     from nnexp.data import load_data
     from nnexp.model import build_model
-    from nnexp.training import hash_weights, predict_test, train
+    from nnexp.training import hash_weights, train
 
     dataset = load_data(config.data)
     model = build_model(config)
@@ -94,7 +94,7 @@ def run_experiment(config: Config, on_epoch: Callable[[int, float], None], direc
         "seconds": round(time.perf_counter() - started, 3),
     }
     provenance = read_provenance() | {"data_sha256": dataset.sha256, "weights_sha256": hash_weights(model)}
-    return Result(scores, provenance, training.history, predict_test(model, dataset))
+    return Result(scores, provenance, training.history, training.predictions)
 
 
 def start_tensorflow(threads: int) -> None:

@@ -26,11 +26,12 @@ def build_model(config: Config) -> "keras.Sequential":
     import keras
 
     num_kernels = len(config.model.filters) + len(config.model.units) + 1
-    seeds = iter(np.random.SeedSequence(config.seed).generate_state(num_kernels).tolist())
+    seeds = np.random.SeedSequence(config.seed).generate_state(num_kernels + len(config.model.units)).tolist()
+    kernel_seeds, dropout_seeds = iter(seeds[:num_kernels]), iter(seeds[num_kernels:])
 
     def kernel_settings() -> dict[str, object]:
         regularizer = keras.regularizers.L2(config.l2) if config.l2 else None
-        initializer = keras.initializers.GlorotUniform(seed=next(seeds))
+        initializer = keras.initializers.GlorotUniform(seed=next(kernel_seeds))
         return {"kernel_initializer": initializer, "kernel_regularizer": regularizer}
 
     model = keras.Sequential([keras.Input(IMAGE_SHAPE)])
@@ -42,7 +43,7 @@ def build_model(config: Config) -> "keras.Sequential":
     for units in config.model.units:
         model.add(keras.layers.Dense(units, activation=activation, **kernel_settings()))
         if config.dropout:
-            model.add(keras.layers.Dropout(config.dropout))
+            model.add(keras.layers.Dropout(config.dropout, seed=next(dropout_seeds)))
     model.add(keras.layers.Dense(NUM_CLASSES, activation="softmax", **kernel_settings()))
     return model
 

@@ -1,7 +1,7 @@
 """Training and scoring: an epoch at a time, then every image scored the same way.
 
-An engine is a function that trains one epoch in the order it is given; all else is shared: the order of the images,
-the scores after each epoch, early stopping.
+An engine trains one epoch in the order that it is given. All else is shared by the engines: the initial weights, the
+order of the images, the scores after each epoch, early stopping.
 """
 
 import hashlib
@@ -19,11 +19,6 @@ from nnexp.model import build_optimizer
 if TYPE_CHECKING:
     import keras
 
-SCORE_BATCH = 10_000  # images scored at once: bounds the memory that convolutions take
-
-TrainEpoch = Callable[[np.ndarray, int], tuple[float, float]]
-"""Trains one epoch: (order int [n], epoch from 1) -> Keras's running loss and accuracy."""
-
 
 class DivergedError(ArithmeticError):
     """The loss is no longer a number."""
@@ -37,11 +32,13 @@ class Training:
         history: one row an epoch: losses and accuracies of train, test and validation in inference mode, and Keras's
             running loss and accuracy, averaged over the epoch with dropout on and penalties in.
         best_epoch: the epoch, from 1, whose weights the run ends with.
+        predictions: of every test image with those weights: `label` uint8 [n], `confidence` float16 [n].
         seconds: spent in training alone, without the scoring.
     """
 
     history: list[dict[str, float]]
     best_epoch: int
+    predictions: dict[str, np.ndarray]
     seconds: float
 
 
@@ -55,95 +52,98 @@ def train(
 
     Args:
         on_epoch: called after each epoch with its number and its test accuracy.
+    Raises:
+        DivergedError: if a loss is not a number.
     """
-    train_epoch = ENGINES[config.engine](model, dataset, config)
-    score = build_scorer(model)
-    training = Training([], 0, 0.0)
-    best_loss, best_weights = np.inf, None
+    engine = make_engine(model, dataset, config)
+    training = Training([], 0, {}, 0.0)
+    lowest_loss, best_weights = np.inf, engine.weights
     for epoch, order in enumerate(draw_orders(config, len(dataset.train_labels)), start=1):
         started = time.perf_counter()
-        running_loss, running_accuracy = train_epoch(order, epoch)
+        running_loss, running_accuracy = engine.train_epoch(order)
         training.seconds += time.perf_counter() - started
-        if not np.isfinite(running_loss):
-            raise DivergedError(f"the training loss is {running_loss} in epoch {epoch}; try a smaller learning rate")
-        row = {"epoch": epoch, **score_all(score, dataset)}
-        training.history.append(row | {"running_loss": running_loss, "running_accuracy": running_accuracy})
-        on_epoch(epoch, row["test_accuracy"])
-        if config.early_stopping is None or row["validation_loss"] < best_loss:
-            training.best_epoch = epoch
-        if config.early_stopping is None:
-            continue
-        if training.best_epoch == epoch:
-            best_loss, best_weights = row["validation_loss"], model.get_weights()
-        elif epoch - training.best_epoch >= config.early_stopping:
+        scores, predictions = score_splits(config, engine.weights, dataset)
+        scores |= {"running_loss": running_loss, "running_accuracy": running_accuracy}
+        check_losses(scores, epoch)
+        training.history.append({"epoch": epoch} | scores)
+        on_epoch(epoch, scores["test_accuracy"])
+        loss = scores["validation_loss"] if config.early_stopping else -epoch  # the last epoch is the best
+        if loss < lowest_loss:
+            lowest_loss, best_weights = loss, engine.weights
+            training.best_epoch, training.predictions = epoch, predictions
+        elif epoch - training.best_epoch >= (config.early_stopping or config.epochs):
             break
-    if best_weights is not None:
-        model.set_weights(best_weights)
+    for variable, weight in zip(model.trainable_weights, best_weights, strict=True):
+        variable.assign(weight)
     return training
 
 
 def draw_orders(config: Config, num_images: int) -> Iterator[np.ndarray]:
     """Draw the order of the images for every epoch from the run's seed: int32 [num_images] each."""
-    generator = np.random.default_rng([config.seed, 1])  # 1: not the stream of the initial weights
+    generator = np.random.PCG64([config.seed, 1])  # 1: not the stream of the initial weights
     for _ in range(config.epochs):
-        yield generator.permutation(num_images).astype(np.int32)
+        yield np.argsort(generator.random_raw(num_images), kind="stable").astype(np.int32)
 
 
-def train_epoch_with_fit(model: "keras.Sequential", dataset: Dataset, config: Config) -> TrainEpoch:
-    """Prepare the reference engine: the stock `model.fit`, one call an epoch."""
-    import keras
+def check_losses(scores: dict[str, float], epoch: int) -> None:
+    """Raise DivergedError if a loss of this epoch is not a number."""
+    for name, value in scores.items():
+        if not np.isfinite(value):
+            raise DivergedError(f"{name} is {value} in epoch {epoch}; try a smaller optimizer.learning_rate")
 
-    model.compile(
-        optimizer=build_optimizer(config),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        jit_compile=config.use_xla,
-    )
-    keras.utils.set_random_seed(config.seed)
 
-    def train_epoch(order: np.ndarray, epoch: int) -> tuple[float, float]:
-        images, labels = dataset.train_images[order], dataset.train_labels[order]
-        settings: dict[str, Any] = {"batch_size": config.batch_size, "shuffle": False, "verbose": 0}
-        history = model.fit(images, labels, **settings).history
+def make_engine(model: "keras.Sequential", dataset: Dataset, config: Config) -> Any:
+    """The engine that `config` names: with `train_epoch(order) -> (loss, accuracy)` and `weights`."""
+    from nnexp.compiled import CompiledEngine
+
+    engines = {"compiled": CompiledEngine, "keras": KerasEngine}
+    return engines[config.engine](model, dataset, config)
+
+
+class KerasEngine:
+    """The reference: the stock `model.fit`, one call an epoch."""
+
+    def __init__(self, model: "keras.Sequential", dataset: Dataset, config: Config) -> None:
+        self._model = model
+        self._dataset = dataset
+        self._batch_size = config.batch_size
+        model.compile(
+            optimizer=build_optimizer(config),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            jit_compile=config.use_xla,
+        )
+
+    @property
+    def weights(self) -> list[Any]:
+        """A copy of the weights as they are now, in the order of `model.trainable_weights`."""
+        return [variable.numpy() for variable in self._model.trainable_weights]
+
+    def train_epoch(self, order: np.ndarray) -> tuple[float, float]:
+        """Train on every image once, in `order` int32 [n]; returns Keras's running loss and accuracy."""
+        images, labels = self._dataset.train_images[order], self._dataset.train_labels[order]
+        history = self._model.fit(images, labels, batch_size=self._batch_size, shuffle=False, verbose=0).history
         return history["loss"][0], history["accuracy"][0]
 
-    return train_epoch
 
+def score_splits(
+    config: Config, weights: list[Any], dataset: Dataset
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Score train, test and (where there are any) validation images, all the same way: every image, inference mode.
 
-ENGINES = {"keras": train_epoch_with_fit}
+    Returns:
+        `<split>_loss` and `<split>_accuracy`, and what is predicted of the test images.
+    """
+    from nnexp.compiled import load_tensors, score
 
-
-def build_scorer(model: "keras.Sequential") -> Callable[[np.ndarray], np.ndarray]:
-    """Make a function from images float32 [n, 28, 28, 1] to log-probabilities float32 [n, 10], in inference mode."""
-    import tensorflow as tf
-
-    @tf.function  # type: ignore[untyped-decorator]
-    def predict(images: tf.Tensor) -> tf.Tensor:
-        return tf.math.log(model(images, training=False))
-
-    return lambda images: np.concatenate(
-        [predict(images[start : start + SCORE_BATCH]).numpy() for start in range(0, len(images), SCORE_BATCH)]
-    )
-
-
-def score_all(score: Callable[[np.ndarray], np.ndarray], dataset: Dataset) -> dict[str, float]:
-    """Score train, test and validation images (where there are any) the same way: every image, inference mode."""
-    scores = {}
-    for split in ("train", "test", "validation"):
-        labels = getattr(dataset, f"{split}_labels")
-        if len(labels):
-            log_probabilities = score(getattr(dataset, f"{split}_images"))
-            chosen = log_probabilities[np.arange(len(labels)), labels]
-            scores[f"{split}_loss"] = float(-chosen.mean(dtype=np.float64))
-            scores[f"{split}_accuracy"] = float((log_probabilities.argmax(axis=1) == labels).mean())
-    return scores
-
-
-def predict_test(model: "keras.Sequential", dataset: Dataset) -> dict[str, np.ndarray]:
-    """Predict every test image: `label` uint8 [n], `confidence` float16 [n], its probability in [0, 1]."""
-    log_probabilities = build_scorer(model)(dataset.test_images)
-    label, confidence = log_probabilities.argmax(axis=1), np.exp(log_probabilities.max(axis=1))
-    return {"label": label.astype(np.uint8), "confidence": confidence.astype(np.float16)}
+    scores: dict[str, float] = {}
+    predictions: dict[str, np.ndarray] = {}
+    for split, (images, labels) in load_tensors(dataset).items():
+        result = score(config, weights, images, labels)
+        scores |= {f"{split}_loss": result.loss, f"{split}_accuracy": result.accuracy}
+        if split == "test":
+            predictions = {"label": result.label, "confidence": result.confidence.astype(np.float16)}
+    return scores, predictions
 
 
 def hash_weights(model: "keras.Sequential") -> str:

@@ -644,7 +644,7 @@ def test_the_full_split_is_balanced_whole_and_apart(full: Source) -> None:
     counts = np.cumsum(np.eye(10, dtype=np.int32)[labels[order]], axis=0)
     assert np.ptp(counts, axis=1).max() == 1  # of every number of images from the start
     assert np.ptp(counts[-1] - counts, axis=1).max() == 1  # and from the end
-    train, validation = data.split_indices(labels, replace(FULL, validation_size=6_000))
+    train, validation = data.split_indices(labels, None, 6_000, 0)
     assert (len(train), len(validation), len(np.intersect1d(train, validation))) == (54_000, 6_000, 0)
 
 

@@ -1,0 +1,143 @@
+"""The command `nnexp-results`: what the runs in an outputs directory come to."""
+
+import difflib
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nnexp.config import format_value
+from nnexp.console import err, format_run, out, show_warnings
+from nnexp.ledger import Ledger, LedgerError, Record
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Outputs = Annotated[Path, typer.Option("--outputs", help="The directory that the runs were written to.")]
+
+
+class Format(StrEnum):
+    """How a table is printed."""
+
+    TEXT = "text"
+    CSV = "csv"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+def main() -> None:
+    """Run a command: 0 done, 1 something failed, 2 a wrong argument."""
+    show_warnings()
+    try:
+        app()
+    except LedgerError as error:
+        err.print(f"nnexp-results: {error}", markup=False)
+        sys.exit(1)
+
+
+@app.callback()
+def describe() -> None:
+    """What the runs of nnexp come to: compare settings, look at one run, mend the table."""
+
+
+@app.command()
+def table(
+    outputs: Outputs = Path("outputs"),
+    where: Annotated[str, typer.Option(help="Rows to use, a pandas query: 'model == \"mlp\" and l2 > 0'")] = "",
+    sort: Annotated[str, typer.Option(help="Column to sort by, the largest first.")] = "test_accuracy",
+    format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TEXT,
+) -> None:
+    """Compare settings: one line a setting, over its seeds."""
+    from nnexp.compare import compare_settings
+    from nnexp.report import TestLabels, format_comparison, load_results, read_history, read_predictions
+
+    ledger = open_ledger(outputs)
+    results = load_results(outputs)
+    if where:
+        results = select_rows(results, where)
+    comparison = compare_settings(
+        results,
+        histories=lambda run_id: read_history(ledger, run_id),
+        predictions=lambda run_id: read_predictions(ledger, run_id),
+        labels=TestLabels(),
+    )
+    if sort not in comparison.columns:
+        fail(f"--sort: expected one of {', '.join(comparison.columns)}; received {sort}")
+    if sort != "test_accuracy":
+        comparison = comparison.sort_values(sort, ascending=False, ignore_index=True)
+    print(format_comparison(comparison, format_.value), end="")
+
+
+@app.command()
+def show(
+    run_id: Annotated[str, typer.Argument(help="A run_id of the table, or a part that only one run has.")],
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Show one run: its settings, scores, log, and the command that runs it again."""
+    ledger = open_ledger(outputs)
+    record = find_record(ledger, run_id)
+    out.print(format_run(record), markup=False)
+    out.print(f"\ncommand  {record['command']}\nstarted  {record['started_at']}", markup=False)
+    for title in ("settings", "scores", "provenance"):
+        out.print(f"\n{title}")
+        for key, value in flatten(record[title]):
+            out.print(f"  {key:24} {format_value(value)}", markup=False)
+    log = ledger.runs / record["run_id"] / "run.log"
+    if log.exists():
+        out.print(f"\nlog, {log}\n{log.read_text(encoding='utf-8')}", markup=False, end="")
+
+
+@app.command()
+def rebuild(outputs: Outputs = Path("outputs")) -> None:
+    """Write results.csv anew from the records of the runs."""
+    ledger = open_ledger(outputs)
+    ledger.rebuild()
+    out.print(f"{ledger.table} has {sum(1 for _ in ledger.runs.glob('*/result.json'))} runs", markup=False)
+
+
+def open_ledger(outputs: Path) -> Ledger:
+    """The ledger of an outputs directory, healed; ends the program where there are no runs in it."""
+    ledger = Ledger(outputs)
+    ledger.heal()
+    if not ledger.table.exists():
+        fail(f"--outputs: expected a directory with runs; {outputs} has none. `nnexp` makes the first", code=1)
+    return ledger
+
+
+def find_record(ledger: Ledger, part: str) -> Record:
+    """The record of the one run whose run_id is, or contains, `part`."""
+    run_ids = sorted(path.parent.name for path in ledger.runs.glob("*/result.json"))
+    found = [run_id for run_id in run_ids if run_id == part] or [run_id for run_id in run_ids if part in run_id]
+    if len(found) != 1:
+        near = found or difflib.get_close_matches(part, run_ids, n=3, cutoff=0.3)
+        hint = f"; {'several runs have it' if found else 'near it'}: {', '.join(near[:5])}" if near else ""
+        fail(f"RUN_ID: expected one of the {len(run_ids)} runs in {ledger.runs}; received {part}{hint}")
+    record = ledger.read_record(found[0])
+    assert record is not None
+    return record
+
+
+def select_rows(results: Any, where: str) -> Any:
+    """The rows for which a pandas query holds."""
+    try:
+        rows = results.query(where)
+    except Exception as error:  # pandas raises many kinds, for syntax, names and types
+        fail(f"--where: expected a condition on columns, such as 'l2 > 0'; received {where} ({error})")
+    if rows.empty:
+        fail(f"--where: no run of {len(results)} fits {where}", code=1)
+    return rows
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as (dotted key, value)."""
+    flat: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        flat += flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return flat
+
+
+def fail(message: str, code: int = 2) -> Any:
+    """End the program with a message on stderr."""
+    err.print(f"nnexp-results: {message}", markup=False)
+    sys.exit(code)
