@@ -3,18 +3,19 @@
 import contextlib
 import functools
 import logging
-import os
 import platform
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 from nnexp.config import Config
+from nnexp.data import load_data
 from nnexp.ledger import Ledger, Record, Result
+from nnexp.model import build_model
+from nnexp.tensorflow_start import start_tensorflow, stderr_held_back
+from nnexp.training import hash_weights, train
 
 MODEL_FILE = "model.keras"
 
@@ -41,8 +42,10 @@ def run_once(config: Config, command: str, on_epoch: Callable[[int, float], None
         record = ledger.read_settled(config)
         if record is not None and is_done(record, config):  # another process finished it just before the claim
             return record, False
-        with _log_to(ledger.runs / config.run_id / "run.log"):
-            return ledger.record(claim, _attempt(config, on_epoch, ledger.runs / config.run_id)), True
+        directory = ledger.runs / config.run_id
+        with _log_to(directory / "run.log"), stderr_held_back(directory / "stderr.log"):
+            result = _attempt(config, on_epoch, directory)
+        return ledger.record(claim, result), True
     finally:
         ledger.release(claim)
 
@@ -60,7 +63,7 @@ def _attempt(config: Config, on_epoch: Callable[[int, float], None], directory: 
         result = run_experiment(config, on_epoch, directory)
         log.info("finished: %s", result.scores)
     except Exception as error:  # whatever goes wrong in a run is that run's result
-        log.exception("failed")
+        log.info("failed", exc_info=True)
         return Result(error=f"{type(error).__name__}: {error}")
     return result
 
@@ -74,10 +77,6 @@ def run_experiment(config: Config, on_epoch: Callable[[int, float], None], direc
     """
     started = time.perf_counter()
     start_tensorflow(config.threads)
-    from nnexp.data import load_data
-    from nnexp.model import build_model
-    from nnexp.training import hash_weights, train
-
     dataset = load_data(config.data)
     model = build_model(config)
     training = train(model, dataset, config, on_epoch)
@@ -95,30 +94,6 @@ def run_experiment(config: Config, on_epoch: Callable[[int, float], None], direc
     }
     provenance = read_provenance() | {"data_sha256": dataset.sha256, "weights_sha256": hash_weights(model)}
     return Result(scores, provenance, training.history, training.predictions)
-
-
-def start_tensorflow(threads: int) -> None:
-    """Import TensorFlow without its start-up noise and fix its threads; cheap when it has been done.
-
-    Raises:
-        RuntimeError: if this process has already started TensorFlow with another number of threads.
-    """
-    if "tensorflow" not in sys.modules:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-        with _stderr_held_back():
-            import tensorflow as tf
-
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
-            tf.config.list_logical_devices()  # looks for a GPU now, rather than audibly later
-    import tensorflow as tf
-
-    started_with = tf.config.threading.get_intra_op_parallelism_threads()
-    if started_with != threads:
-        raise RuntimeError(
-            f"threads={threads} is not possible in a process that has started TensorFlow with {started_with}; "
-            "give every cell of a sweep the same threads"
-        )
 
 
 @functools.cache
@@ -155,21 +130,3 @@ def _log_to(path: Path) -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()
-
-
-@contextlib.contextmanager
-def _stderr_held_back() -> Iterator[None]:
-    """Hold back what C++ code writes to stderr, which Python cannot filter; show it if the block raises."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held_back:
-        os.dup2(held_back.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held_back.seek(0)
-            os.write(stderr, held_back.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nnexp.config import DataConfig
 from nnexp.data import DataError, keras_cache, load_data, locate_data
-from nnexp.experiment import start_tensorflow
+from nnexp.tensorflow_start import start_tensorflow
 
 PACKAGE = "dataset-fashion-mnist"
 FULL = DataConfig("fashion_mnist", directory=None, train_size=None, validation_size=0, split_seed=0)
