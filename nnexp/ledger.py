@@ -252,7 +252,7 @@ class Ledger:
         with open(self.table, "r+b", buffering=0) as table:
             is_ours = table.read(len(_HEADER)) == _HEADER.encode()
             end = table.seek(0, os.SEEK_END)
-            table.seek(end - 1)
+            table.seek(max(end - 1, 0))
             if not is_ours or table.read(1) != b"\n":
                 return False
             row = format_row(record).encode()
