@@ -31,6 +31,7 @@ OPTIMIZER_NUMBERS = {
     "rmsprop": ("rho", "momentum", "epsilon"),
 }
 """What an optimizer takes beside its learning rate."""
+MAX_LABEL = 90  # characters; with seed and digits a run_id has at most 110
 MAX_POOLINGS = 4  # 28 pixels halve to 14, 7, 3 and 1
 
 
@@ -252,7 +253,7 @@ class Config:
             parts.append(f"l2-{self.l2:g}")
         if self.data.name != "fashion_mnist":
             parts.append(self.data.name)
-        return "-".join([*parts, self.optimizer.name, f"e{self.epochs}"])
+        return "-".join([*parts, self.optimizer.name, f"e{self.epochs}"])[:MAX_LABEL]
 
 
 def walk_settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
