@@ -312,6 +312,8 @@ def _cross_problems(config: Config) -> Iterator[str]:
             f"batch_size: expected at most {config.train_size}, the number of training images; "
             f"received {config.batch_size}"
         )
+    if data.name == "sample" and data.directory is not None:
+        yield f"data.directory: expected null, because the sample ships with nnexp; received {data.directory}"
     if config.early_stopping is not None and not data.validation_size:
         yield (
             "early_stopping: expected data.validation_size > 0, because the epoch to stop at is chosen on "
