@@ -12,7 +12,7 @@ from typing import Any
 
 from nnexp.config import Config, SettingError, read_options
 from nnexp.console import err, format_run, out, report_wrong_settings, show_epochs, show_warnings
-from nnexp.experiment import run_once
+from nnexp.experiment import is_done, run_once
 from nnexp.ledger import Ledger, LedgerError
 
 EXAMPLES = """\
@@ -94,6 +94,7 @@ def run_cell(settings: Any) -> None:
     hydra = HydraConfig.get()
     command = shlex.join(["nnexp", *(line for line in hydra.overrides.task if line != "hydra.mode=RUN")])
     if hydra.mode is RunMode.MULTIRUN:
+        show_warnings()  # a launcher may have started this process
         run_once(config, command, lambda epoch, accuracy: None)
     else:
         sys.exit(run_alone(config, command))
@@ -106,7 +107,9 @@ def run_alone(config: Config, command: str) -> int:
         ledger.heal()
         if config.dry_run:
             record = ledger.read_settled(config)
-            out.print(f"1 cell, {record['status'] if record else 'to run'}: {config.run_id}", markup=False)
+            state = "finished" if is_done(record, config) else "to run"
+            before = " (failed before)" if record and record["status"] == "failed" else ""
+            out.print(f"1 cell, {state}{before}: {config.run_id}", markup=False)
             return 0
         with show_epochs(config.epochs) as on_epoch:
             record, is_new = run_once(config, command, on_epoch)
