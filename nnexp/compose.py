@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -175,6 +176,9 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    key = getattr(error, "full_key", None)  # OmegaConf names the setting in a later line
+    """The line of Hydra's or OmegaConf's message that says what is wrong, with the file or the setting it is in."""
+    line, *more = (str(error).strip() or type(error).__name__).splitlines()
+    if more and (place := re.fullmatch(r"(In .+:) \w+ raised while composing config:", line)):
+        return f"{place[1]} {more[0]}"
+    key = getattr(error, "full_key", None)  # named in a later line
     return f"{key}: {line}" if key else line
