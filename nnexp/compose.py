@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nnexp.config import Config, SettingError, format_value
+from nnexp.config import Config, SettingError, format_value, nearest
 
 CONFIG_PACKAGE = "pkg://nnexp.conf"
 CONFIG_NAME = "config"
@@ -79,7 +78,7 @@ class Composer:
             elif self._is_group(override) or key in self._owners:
                 problems += self._find_value_problems(override)
             elif not override.is_hydra_override():
-                hint = _nearest(key, [*self._owners, *GROUPS]) or ". `nnexp --help` lists the settings"
+                hint = nearest(key, [*self._owners, *GROUPS]) or ". `nnexp --help` lists the settings"
                 problems.append(f"{key}: there is no such setting; received {line}{hint}")
         return list(dict.fromkeys(problems))
 
@@ -147,7 +146,7 @@ class Composer:
         if value in options:
             return None
         expected = f"one of {', '.join(options)}"
-        return f"{group}: expected {expected}; received {format_value(value)}{_nearest(str(value), options)}"
+        return f"{group}: expected {expected}; received {format_value(value)}{nearest(str(value), options)}"
 
     def _find_setting_problem(self, key: str, value: Any) -> str | None:
         owner, name = self._owners[key], key.rpartition(".")[2]
@@ -168,11 +167,6 @@ def _list_owners(schema: Any, prefix: str = "") -> dict[str, Any]:
         else:
             owners[prefix + spec.name] = schema
     return owners
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f". Did you mean {near[0]}?" if near else ""
 
 
 def _first_line(error: BaseException) -> str:
