@@ -16,9 +16,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def show_warnings() -> None:
-    """Send the warnings of nnexp and of Python to stderr. A traceback is not for the screen: a run's log has it."""
+    """Send the warnings of nnexp and of Python to stderr, each whole on its line."""
     handler = _WarningLines(logging.WARNING)
-    handler.addFilter(lambda record: record.levelno < logging.ERROR)
     logging.captureWarnings(True)
     for name in ("nnexp", "py.warnings"):
         logging.getLogger(name).handlers[:] = [handler]

@@ -20,9 +20,10 @@ RunNnexp = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def plain_environment() -> dict[str, str]:
-    """The environment less what could change how nnexp, Python or TensorFlow behave."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(LEFT_OUT) and key not in TERMINAL}
+def plain_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment less what could change how nnexp, Python or TensorFlow behave; compiled code is kept apart."""
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(LEFT_OUT) and key not in TERMINAL}
+    return plain | {"NNEXP_XLA_CACHE": str(tmp_path_factory.mktemp("xla"))}
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from conftest import SMALL, RunNnexp
 
 LINE = r"mlp seed=0  train 0\.\d{3}  test 0\.\d{3}  gap -?0\.\d{3}  \(\d+\.\d s\)\n"
 DIVERGING = ("data=sample", "epochs=1", "optimizer=sgd", "optimizer.learning_rate=1e30")
+DIVERGED = "DivergedError: train_loss is nan in epoch 1; try a smaller optimizer.learning_rate"
 
 WRONG = {  # what is typed: what is said
     "dropout=1.5": "dropout: expected a number in [0, 1); received 1.5",
@@ -243,7 +244,7 @@ def test_a_failing_run_exits_with_1_and_says_why_in_one_line(failed: tuple[Path,
     [log] = directory.glob("outputs/runs/*/run.log")
     assert run.returncode == 1
     assert run.stderr.splitlines()[-2:] == [
-        "nnexp: mlp seed=0  failed: DivergedError: the training loss is nan in epoch 1; try a smaller learning rate",
+        f"nnexp: mlp seed=0  failed: {DIVERGED}",
         f"The whole story is in {log}",
     ]
     assert "Traceback" not in run.stderr
@@ -255,11 +256,7 @@ def test_a_failing_run_leaves_record_row_and_log(failed: tuple[Path, Any]) -> No
         [row] = csv.DictReader(table)
     record = yaml.safe_load((directory / "outputs" / "runs" / row["run_id"] / "result.json").read_text())
     assert row["status"] == record["status"] == "failed"
-    assert (
-        row["error"]
-        == record["error"]
-        == ("DivergedError: the training loss is nan in epoch 1; try a smaller learning rate")
-    )
+    assert row["error"] == record["error"] == DIVERGED
     assert "Traceback" in (directory / "outputs" / "runs" / row["run_id"] / "run.log").read_text()
 
 
