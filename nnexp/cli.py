@@ -92,7 +92,9 @@ def run_cell(settings: Any) -> None:
     config = OmegaConf.to_object(settings)
     assert isinstance(config, Config)
     hydra = HydraConfig.get()
-    command = shlex.join(["nnexp", *(line for line in hydra.overrides.task if line != "hydra.mode=RUN")])
+    own_options = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    flags = [f"--config-dir={directory}" for directory in own_options]
+    command = shlex.join(["nnexp", *flags, *(line for line in hydra.overrides.task if line != "hydra.mode=RUN")])
     if hydra.mode is RunMode.MULTIRUN:
         show_warnings()  # a launcher may have started this process
         run_once(config, command, lambda epoch, accuracy: None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,5 +189,9 @@ def test_a_users_own_option_is_swept_in_other_processes(own_options: Path, run_n
     run = run_nnexp("--config-dir", "mine", *arguments)
     assert run.returncode == 0, run.stderr
     assert "2 finished, 0 failed" in run.stdout
-    names = {path.name.rpartition("-")[0] for path in (own_options.parent / "outputs" / "runs").iterdir()}
-    assert names == {"mlp-4-sample-adam-e1-s0", "linear-sample-adam-e1-s0"}
+    records = [json.loads(path.read_text()) for path in (own_options.parent / "outputs").glob("runs/*/result.json")]
+    assert {record["run_id"].rpartition("-")[0] for record in records} == {
+        "mlp-4-sample-adam-e1-s0",
+        "linear-sample-adam-e1-s0",
+    }
+    assert all(record["command"].startswith(f"nnexp --config-dir={own_options} ") for record in records)
