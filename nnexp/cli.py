@@ -74,12 +74,12 @@ def check_command_line(args: argparse.Namespace) -> None:
 def run_hydra() -> None:
     """Let Hydra compose the command line anew and run it, alone or through the sweeper and a launcher."""
     import hydra
-    import hydra_plugins.nnexp
     from hydra.core.plugins import Plugins
+    from hydra_plugins.nnexp import NnexpSweeper
 
     from nnexp import compose
 
-    Plugins.instance().register(hydra_plugins.nnexp.NnexpSweeper)
+    Plugins.instance().register(NnexpSweeper)  # an editable install hides it from Hydra's search
     hydra.main(config_path=compose.CONFIG_PACKAGE, config_name=compose.CONFIG_NAME, version_base="1.3")(run_cell)()
 
 
