@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 
     `optimizer` is a key of `UPDATES`; `momentum`, `nesterov` and `weight_decay` say which of its terms there are,
     `dropout` and `l2` whether there is any; how much of each is a number given to every call. `compiled` is what XLA
-    compiles: the whole "epoch", the optimizer's "update" alone, or "nothing"; the rest runs by TensorFlow's own kernels.
+    compiles: the whole "epoch", the optimizer's "update" alone, or "nothing"; TensorFlow's own kernels do the rest.
     """
 
     filters: tuple[int, ...]
@@ -218,7 +218,7 @@ def square_sum(kernel: tf.Tensor) -> tf.Tensor:
 def train_step(
     plan: Plan, state: State, images: tf.Tensor, labels: tf.Tensor, numbers: Numbers
 ) -> tuple[State, tf.Tensor, tf.Tensor]:
-    """One batch -> (state, loss with penalties, number of right answers before the update, both summed over the batch)."""
+    """One batch -> (state, loss with penalties and number of right answers before the update, summed over the batch)."""
     with tf.GradientTape() as tape:
         tape.watch(state.weights)
         logits = compute_logits(plan, state.weights, images, numbers, state.step)

@@ -271,6 +271,6 @@ def test_memory_stays_flat_over_thirty_runs_of_equal_and_of_different_settings(c
 def test_dropout_drops_its_share_and_another_mask_each_step():
     rate, seed = tf.constant(0.3), tf.constant([7, 0])
     keep = tf.function(compiled.draw_keep, jit_compile=True)
-    masks = [keep(tf.constant([400, 500]), rate, seed + [0, step]).numpy() for step in range(3)]
+    masks = [keep(tf.constant([400, 500]), rate, tf.stack([seed[0], step])).numpy() for step in range(3)]
     assert masks[0].mean() == pytest.approx(0.7, abs=5 * np.sqrt(0.21 / 200_000))  # five standard errors
     assert (masks[0] == masks[1]).mean() == pytest.approx(0.58, abs=0.01)  # 0.7^2 + 0.3^2: independent
