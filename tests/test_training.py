@@ -37,7 +37,7 @@ MODELS = {
     "linear": ["model=linear"],
     "mlp": ["model=mlp"],
     "deep": ["model=deep", "model.units=[64,48]", "model.activation=gelu"],
-    "cnn": ["model=cnn", "model.filters=[8,16]", "model.units=[32]"],
+    "cnn": ["model=cnn", "model.filters=[8,16]", "model.units=[32]", "xla=true"],
 }
 OPTIMIZERS = {
     "adam": ["optimizer=adam"],
@@ -257,7 +257,8 @@ def read_memory() -> float:
 
 def test_memory_stays_flat_over_thirty_runs_of_equal_and_of_different_settings(compose, tmp_path):
     def run(index: int) -> None:
-        more = (f"seed={index}", f"model.units=[{8 + index // 2}]" if index % 2 else "model.units=[8]")
+        numbers = (f"seed={index}", f"l2={index % 3 / 100}", f"optimizer.learning_rate={0.001 + index / 1e5}")
+        more = (*numbers, f"model.units=[{8 + index % 4}]")
         run_experiment(compose("data.train_size=64", "epochs=1", *more), lambda epoch, accuracy: None, tmp_path)
 
     for index in range(6):
