@@ -31,9 +31,9 @@ class Plan(NamedTuple):
     """What a program is compiled for.
 
     `optimizer` is a key of `UPDATES`; `momentum`, `nesterov` and `weight_decay` say which of its terms there are,
-    `dropout` and `l2` whether there is any; how much of each is a number given to every call. `xla`: whether XLA compiles
-    the whole epoch; else TensorFlow's own kernels run it, and XLA compiles only the optimizer's update (one pass over
-    the weights instead of ten) and the dropout masks.
+    `dropout` and `l2` whether there is any; how much of each is a number given to every call. `xla`: whether XLA
+    compiles the whole epoch; else TensorFlow's own kernels run it, and XLA compiles only the optimizer's update (one
+    pass over the weights instead of ten) and the dropout masks.
     """
 
     filters: tuple[int, ...]

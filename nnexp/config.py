@@ -210,8 +210,8 @@ class Config:
     def use_xla(self) -> bool:
         """Whether XLA compiles whole epochs: the value of `xla`, or for auto, what is fastest.
 
-        Measured on CPUs (docs/performance.md): XLA is 2 to 5 times as fast on Dense layers, TensorFlow's own kernels are
-        faster on convolutions, and `fit` spends its time elsewhere.
+        Measured on CPUs (docs/performance.md): XLA is 2 to 5 times as fast on Dense layers, TensorFlow's own kernels
+        are faster on convolutions, and `fit` spends its time elsewhere.
         """
         if self.xla == "auto":
             return self.engine == "compiled" and not self.model.filters

@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ MODELS = {
     "linear": ["model=linear"],
     "mlp": ["model=mlp"],
     "deep": ["model=deep", "model.units=[64,48]", "model.activation=gelu"],
-    "cnn": ["model=cnn", "model.filters=[8,16]", "model.units=[32]", "xla=true"],
+    "cnn": ["model=cnn", "model.filters=[8,16]", "model.units=[32]"],
 }
 OPTIMIZERS = {
     "adam": ["optimizer=adam"],
@@ -100,7 +101,7 @@ def train_both(config: Config, monkeypatch, perturb: float = 0.0):
     """One epoch in the same order from the same weights: the weights and running scores of either engine."""
     dataset = load_data(config.data)
     order = next(draw_orders(config, len(dataset.train_labels)))
-    engine = compiled.CompiledEngine(build_model(config), dataset, config)
+    engine = compiled.CompiledEngine(build_model(config), dataset, replace(config, xla="true"))
     ours = engine.train_epoch(order)
     streams = itertools.count(config.seed)
     with monkeypatch.context() as patch:
