@@ -3,7 +3,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run sweep table test lint clean
+.PHONY: help setup data run sweep table test bench-ledger chaos lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -20,6 +20,12 @@ table: setup ## the comparison of what has been run
 
 test: setup ## all tests
 	$(BIN)/pytest $(ARGS)
+
+bench-ledger: setup ## how long the ledger takes with 10,000 runs in it
+	$(BIN)/python benchmarks/bench_ledger.py
+
+chaos: setup ## kill sweeps at random moments, 100 times (about two hours); writes docs/chaos.md
+	$(BIN)/python benchmarks/chaos.py $(ARGS)
 
 lint: setup ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
