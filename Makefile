@@ -3,7 +3,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run sweep table test simulate lint clean
+.PHONY: help setup data run sweep table test simulate bench bench-quick bench-ledger bench-equivalence chaos reproducible browser lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -23,6 +23,12 @@ test: setup ## all tests
 
 simulate: setup ## how often the verdicts are wrong, in simulation: about 20 minutes
 	$(BIN)/python benchmarks/simulate_verdicts.py
+
+bench-ledger: setup ## how long the ledger takes with 10,000 runs in it
+	$(BIN)/python benchmarks/bench_ledger.py
+
+chaos: setup ## kill sweeps at random moments, 100 times (about two hours); writes docs/chaos.md
+	$(BIN)/python benchmarks/chaos.py $(ARGS)
 
 lint: setup ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
