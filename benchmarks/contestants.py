@@ -155,9 +155,7 @@ class StockFit:
 
         turnstile = keras.callbacks.LambdaCallback(on_epoch_begin=hold)
         images, labels = self._dataset.train_images, self._dataset.train_labels
-        self._model.fit(
-            images, labels, batch_size=self._work.batch_size, epochs=MANY, verbose=0, callbacks=[turnstile]
-        )
+        self._model.fit(images, labels, batch_size=self._work.batch_size, epochs=MANY, verbose=0, callbacks=[turnstile])
 
 
 def find_contestant(name: str) -> Callable[[Work, str], Any]:

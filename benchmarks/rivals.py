@@ -4,6 +4,7 @@ They do less than nnexp: none counts right answers while it trains. Where there 
 See contestants.py for what a contestant has to have.
 """
 
+import itertools
 import os
 import warnings
 from typing import Any
@@ -24,7 +25,7 @@ class PyTorch:
         dataset = load_work(work)
         self._torch, self._work = torch, work
         images = np.moveaxis(dataset.train_images, 3, 1)  # channels first, as torch has it
-        self._images = torch.from_numpy(np.ascontiguousarray(images))
+        self._images = torch.from_numpy(np.array(images, order="C"))
         self._labels = torch.from_numpy(dataset.train_labels.astype(np.int64))
         self._model = self._build()
         self._optimizer = self._build_optimizer()
@@ -53,7 +54,7 @@ class PyTorch:
         """Labels of images float32 [n, 28, 28, 1]."""
         self._model.eval()
         with self._torch.no_grad():
-            inputs = self._torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 3, 1)))
+            inputs = self._torch.from_numpy(np.array(np.moveaxis(images, 3, 1), order="C"))
             return np.concatenate([self._model(chunk).numpy() for chunk in inputs.split(1000)]).argmax(axis=1)
 
     def multiply(self, size: int, times: int) -> None:
@@ -131,7 +132,7 @@ class Jax:
             shapes.append((9 * channels, filters))
             side, channels = side // 2, filters
         widths = [side * side * channels, *self._work.units, CLASSES]
-        shapes += zip(widths[:-1], widths[1:], strict=True)
+        shapes += itertools.pairwise(widths)
         weights = []
         for index, (rows, columns) in enumerate(shapes):
             fan_out = 9 * columns if index < len(self._work.filters) else columns
@@ -170,16 +171,16 @@ class Jax:
     def _compute_loss(self, weights: list[Any], images: Any, labels: Any, key: Any) -> Any:
         logits = self._apply(weights, images, key)
         right = self._np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-        loss = self._np.mean(self._jax.nn.logsumexp(logits, axis=1) - right)
-        if self._work.l2:
-            loss += self._work.l2 * sum(self._np.sum(kernel * kernel) for kernel in weights[::2])
-        return loss
+        return self._np.mean(self._jax.nn.logsumexp(logits, axis=1) - right)
 
     def _step(self, state: Any, images: Any, labels: Any) -> Any:
         """One update by Adam (Kingma & Ba 2015)."""
         weights, means, variances, step = state
         key = self._jax.random.key(step) if self._work.dropout else None
         loss, gradients = self._jax.value_and_grad(self._compute_loss)(weights, images, labels, key)
+        if self._work.l2:  # the gradient of the penalty; the penalty itself would cost a slow sum, and is not asked for
+            kernels = zip(gradients[::2], weights[::2], strict=True)
+            gradients[::2] = [g + 2 * self._work.l2 * kernel for g, kernel in kernels]
         step += 1
         rate = LEARNING_RATE * self._np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
         means = [m + (g - m) * 0.1 for m, g in zip(means, gradients, strict=True)]
@@ -218,7 +219,8 @@ class ScikitLearn:
             hidden_layer_sizes=work.units,
             batch_size=work.batch_size,
             learning_rate_init=LEARNING_RATE,
-            alpha=2 * work.l2 * work.batch_size,  # its penalty is alpha / 2 * sum(w^2) / batch size
+            # Its penalty is alpha / 2 * sum(w^2) / batch size. Not 0: Adam's averages would become denormal, and slow.
+            alpha=2 * max(work.l2, 1e-9) * work.batch_size,
             random_state=0,
         )
 

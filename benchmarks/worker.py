@@ -1,7 +1,7 @@
 """A contestant's process: does one timed piece of work for each line that it is sent.
 
-    python worker.py CONTESTANT THREADS [quick]      answers {"do": ..., "work": ...}, a JSON line each
-    python worker.py CONTESTANT THREADS [quick] once     five epochs of the first work, from nothing, and ends
+python worker.py CONTESTANT THREADS [quick]      answers {"do": ..., "work": ...}, a JSON line each
+python worker.py CONTESTANT THREADS [quick] once     five epochs of the first work, from nothing, and ends
 """
 
 import json
