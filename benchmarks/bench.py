@@ -46,7 +46,7 @@ def measure(quick: bool) -> Measured:
     def say(text: str) -> None:
         print(f"{time.perf_counter() - started:5.0f} s  {text}", flush=True)
 
-    contest = run_contest(2 if quick else ROUNDS, quick, say)
+    contest = run_contest(1 if quick else ROUNDS, quick, say)
     loads.append(os.getloadavg()[0])
     threads = {name: contest.best("mlp", name) for name in ("nnexp", "jax")}
     from_nothing = measure_from_nothing(threads, 1 if quick else ROUNDS, quick, say)
@@ -55,7 +55,7 @@ def measure(quick: bool) -> Measured:
     loads.append(os.getloadavg()[0])
     lesson = measure_lesson(quick, say)
     loads.append(os.getloadavg()[0])
-    memory = measure_memory(30 if quick else MEMORY_RUNS, say)
+    memory = measure_memory(12 if quick else MEMORY_RUNS, say)
     works = list_works(quick)
     marks = list_marks(contest, works, from_nothing, lesson, memory)
     seconds = time.perf_counter() - started

@@ -58,7 +58,7 @@ def measure_from_nothing(threads: dict[str, str], rounds: int, quick: bool, say:
 
 
 def measure_cold_runs(rounds: int, quick: bool, say: Say) -> dict[str, dict[str, float]]:
-    """Median stages of the baseline by the command line: with an empty cache of compiled code, and with a filled one."""
+    """Median stages of the baseline by the command line: with an empty cache of compiled code, then a filled one."""
     stages: dict[str, list[dict[str, float]]] = {"empty cache": [], "code in cache": []}
     for number in range(1, rounds + 1):
         with fresh_place() as (place, environment):
@@ -82,17 +82,25 @@ def measure_lesson(quick: bool, say: Say) -> dict[str, Any]:
             start = json.loads(fits.stdout.readline())["start"]
             fit_seconds = [_fit(fits)]
             say(f"one stock fit: {fit_seconds[0]:.1f} s")
-            study = ["-m", "nnexp", "study=lesson", f"outputs={place / 'outputs'}", *shrink(quick)]
+            seeds = 1 if quick else SEEDS
+            study = [
+                "-m",
+                "nnexp",
+                "study=lesson",
+                f"seed=range({seeds})",
+                f"outputs={place / 'outputs'}",
+                *shrink(quick),
+            ]
             sweep, printed = run(study, environment)
             say(f"the lesson's sweep: {sweep:.1f} s")
             fit_seconds += [_fit(fits), _fit(fits)]
             fits.stdin.close()
-        if f"{SETTINGS * SEEDS} finished, 0 failed" not in printed:
+        if f"{SETTINGS * seeds} finished, 0 failed" not in printed:
             raise RuntimeError(f"the sweep did not finish:\n{printed}")
         again, _ = run(study, environment)
         wrong, _ = run(["-m", "nnexp", "dropout=2", f"outputs={place / 'outputs'}"], environment, code=2)
     say(f"three stock fits: {', '.join(f'{seconds:.1f}' for seconds in fit_seconds)} s")
-    stock = start + SEEDS * sum(fit_seconds)
+    stock = start + seeds * sum(fit_seconds)
     return {"sweep": sweep, "start": start, "fits": fit_seconds, "stock": stock, "again": again, "wrong": wrong}
 
 

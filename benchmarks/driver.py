@@ -28,6 +28,7 @@ CONTESTANTS = {
     "sklearn": ("1", "2"),
 }
 """Each with the threads that it is tried with; TensorFlow, JAX and OpenBLAS fix theirs once a process."""
+TRIAL = {"nnexp": ("1", "2"), "fit": ("default", "1"), "pytorch": ("1", "2"), "jax": ("1",), "sklearn": ("1",)}
 CLOSE = 1.1  # after the first round a rival goes on with its best number of threads, and with one this close to it
 SETTLE_SECONDS = 0.05  # for the threads of the last one to stop spinning
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -131,7 +132,8 @@ def make_environment(threads: str) -> dict[str, str]:
 def run_contest(rounds: int, quick: bool, say: Callable[[str], None]) -> Contest:
     """Start all contestants, let each prepare every work, then time them in turn; say how it goes."""
     contest = Contest()
-    contestants = [Contestant(name, threads, quick) for name, all_of in CONTESTANTS.items() for threads in all_of]
+    tried = TRIAL if quick else CONTESTANTS
+    contestants = [Contestant(name, threads, quick) for name, all_of in tried.items() for threads in all_of]
     try:
         entries = [(w, c) for w in list_works(quick) for c in contestants if c.name in w.only]
         warm_up(entries)
@@ -206,8 +208,8 @@ def drop_slow(contest: Contest, entries: list[tuple[Work, Contestant]]) -> list[
     kept = []
     for work, contestant in entries:
         name, threads = contestant.name, contestant.threads
-        tried = [t for t in CONTESTANTS[name] if t != "default"]
-        best = min(contest.seconds[work.name, name, t][0] for t in tried)
+        tried = {t: seconds[0] for (w, n, t), seconds in contest.seconds.items() if (w, n) == (work.name, name)}
+        best = min(seconds for t, seconds in tried.items() if t != "default")
         close = contest.seconds[work.name, name, threads][0] <= best * (1 if name == "fit" else CLOSE)
         if name == "nnexp" or threads == "default" or close:
             kept.append((work, contestant))
