@@ -7,7 +7,7 @@ TORCH := torch==2.13.0+cpu
 .PHONY: help setup data run sweep table test lint bench bench-quick bench-equivalence clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 run: setup ## the lesson's study on the full data, then its table; sets everything up first
 	$(BIN)/nnexp study=lesson $(ARGS)
