@@ -1,12 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+TORCH := torch==2.13.0+cpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data run sweep table test simulate bench bench-quick bench-ledger bench-equivalence chaos reproducible browser lint clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 run: setup ## the lesson's study on the full data, then its table; sets everything up first
 	$(BIN)/nnexp study=lesson $(ARGS)
@@ -34,6 +35,15 @@ lint: setup ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy nnexp
 
+bench: .venv/bench data ## how fast, against stock fit and others: benchmarks/RESULTS.md; a quarter of an hour
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-quick: .venv/bench data ## tries the benchmark itself; its figures mean nothing
+	$(BIN)/python benchmarks/bench.py --quick
+
+bench-equivalence: setup ## whether both engines train equally well: benchmarks/EQUIVALENCE.md; can be gone on with
+	$(BIN)/python benchmarks/equivalence.py $(ARGS)
+
 setup: .venv/installed data ## .venv with the package, and the data; what the other targets start with
 
 data: .venv/installed
@@ -45,6 +55,13 @@ data: .venv/installed
 	$(PYTHON) -m venv .venv
 	@echo 'Installing TensorFlow and the rest into .venv; this takes a minute or two.'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.venv/bench: .venv/installed
+	@echo 'Installing PyTorch (for CPUs), JAX and scikit-learn into .venv.'
+	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)' || \
+	  $(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)' --index-url https://download.pytorch.org/whl/cpu
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch $@
 
 clean: ## remove .venv and build files; never outputs/
