@@ -11,6 +11,7 @@ ends with the process and the file stays, which is how a run that was cut off is
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import logging
@@ -27,7 +28,7 @@ from filelock import FileLock, Timeout
 from nnexp.config import OPTIMIZER_NUMBERS, Config, format_value
 
 SCHEMA_VERSION = 1
-"""Of result.json; raised when a reader of old records has to know."""
+"""Of result.json; raised, with a step in `upgrade_record` and a fixture in tests/records, when its readers must know."""
 
 COLUMNS = (
     *("run_id", "setting_id", "status", "started_at"),
@@ -70,7 +71,7 @@ class Result:
     """
 
     scores: dict[str, float] = field(default_factory=dict)
-    provenance: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     predictions: dict[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -104,7 +105,7 @@ class Ledger:
     def read_record(self, run_id: str) -> Record | None:
         """The record of a run, or None where there is none."""
         try:
-            return dict(json.loads((self.runs / run_id / "result.json").read_bytes()))
+            return upgrade_record(json.loads((self.runs / run_id / "result.json").read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -122,7 +123,7 @@ class Ledger:
             )
         return record
 
-    def claim(self, config: Config, command: str, provenance: dict[str, str]) -> Claim | None:
+    def claim(self, config: Config, command: str, provenance: dict[str, Any]) -> Claim | None:
         """Claim a run for this process; None where another process is running it."""
         with _explain_full_disk(f"could not claim {config.run_id}"), self._locked():
             path = self._claims / f"{config.run_id}.json"
@@ -175,6 +176,14 @@ class Ledger:
                 _write_whole(directory / "predictions.npz", _format_arrays(result.predictions))
             self._commit(record, claim.replaces)
         return record
+
+    def keep_environment(self, packages: str) -> None:
+        """Keep a list of packages as `environments/<its SHA-256>.txt`, written once."""
+        path = self.outputs / "environments" / f"{hashlib.sha256(packages.encode()).hexdigest()}.txt"
+        if not path.exists():
+            with _explain_full_disk(f"could not keep {path}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write_whole(path, packages.encode())
 
     def heal(self) -> None:
         """Mend what killed processes and other hands left: bury abandoned claims, bring the table up to the records."""
@@ -270,7 +279,7 @@ class Ledger:
         Args:
             replaces: a row that is known to be out of date, because the run has been recorded anew.
         """
-        records = [json.loads(path.read_bytes()) for path in self.runs.glob("*/result.json")]
+        records = [upgrade_record(json.loads(path.read_bytes())) for path in self.runs.glob("*/result.json")]
         records.sort(key=lambda record: (record["finished_at"], record["run_id"]))
         missing = {record["run_id"]: format_row(record) for record in records}
         old = self.table.read_bytes().decode("utf-8", "replace") if self.table.exists() else _HEADER
@@ -313,6 +322,20 @@ class Ledger:
     def _drop_temporary(self, run_id: str) -> None:
         for temporary in (self.runs / run_id).glob(".*.tmp"):
             temporary.unlink()
+
+
+def upgrade_record(record: Record) -> Record:
+    """A record of any released schema as one of SCHEMA_VERSION: the one place that knows the older ones.
+
+    Raises:
+        LedgerError: if it is of a newer nnexp.
+    """
+    if not 1 <= record["schema"] <= SCHEMA_VERSION:
+        raise LedgerError(
+            f"{record['run_id']}: expected a record of schema 1 to {SCHEMA_VERSION}; received schema "
+            f"{record['schema']}, of a newer nnexp. Install that one to read these results"
+        )
+    return record  # schema 1 is the first: there is nothing to upgrade yet
 
 
 def make_record(config: Config, result: Result, command: str) -> Record:
