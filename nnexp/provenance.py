@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnexp.config import TRAINING_VERSION
-from nnexp.tensorflow_start import describe_processor
+from nnexp.tensorflow_start import describe_processor, read_cpuinfo
 
 PACKAGES = ("nnexp", "tensorflow", "keras", "numpy")
 SOURCE = Path(__file__).parent
@@ -19,6 +19,8 @@ VARIABLES = (
     *("TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS"),
 )
 """Environment variables that change how TensorFlow computes. By name: others (TF_VAR_...) may hold secrets."""
+FEATURES = ("amx", "asimd", "avx", "bf16", "f16c", "fma", "i8mm", "sse4", "sve")
+"""Beginnings of those of the instruction set's names that matter to sums and products."""
 CACHE_FLAG = "--tf_xla_persistent_cache_directory="  # set by start_tensorflow, changes nothing
 
 
@@ -30,12 +32,14 @@ def read_provenance() -> dict[str, Any]:
     installed package (`list_packages`).
     """
     processor, processor_sha256 = describe_processor()
+    flags = read_cpuinfo().get("flags", "").split()
     return {package: version(package) for package in PACKAGES} | {
         "python": platform.python_version(),
         "training_version": TRAINING_VERSION,
         "source_sha256": hash_source(SOURCE),
         **read_git(SOURCE),
         "processor": processor,
+        "processor_features": " ".join(flag for flag in sorted(flags) if flag.startswith(FEATURES)),
         "processor_sha256": processor_sha256,
         "cores": os.cpu_count() or 0,
         "memory_bytes": read_memory(),
