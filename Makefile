@@ -3,7 +3,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run sweep table test lint clean
+.PHONY: help setup data run sweep table test reproducible lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -20,6 +20,9 @@ table: setup ## the comparison of what has been run
 
 test: setup ## all tests
 	$(BIN)/pytest $(ARGS)
+
+reproducible: setup ## 30 random cells under eight conditions: the same bits? into docs/reproducible.md, 10 minutes
+	$(BIN)/python benchmarks/reproducible.py $(ARGS)
 
 lint: setup ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

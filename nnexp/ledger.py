@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from nnexp.config import OPTIMIZER_NUMBERS, Config, format_value
 
 SCHEMA_VERSION = 1
-"""Of result.json; raised, with a step in `upgrade_record` and a fixture in tests/records, when its readers must know."""
+"""Of result.json; raised, with a step in `upgrade_record` and a fixture in tests/records, when readers must know."""
 
 COLUMNS = (
     *("run_id", "setting_id", "status", "started_at"),

@@ -1,7 +1,7 @@
 """Run a recorded run again and say whether it came out the same: `nnexp-results reproduce`.
 
-The runs go through the route of every run, in a fresh process and a scratch directory; what is compared are two records.
-`python -m nnexp.reproduce DIRECTORY` is that process: it reads a JSON list of settings and prints a run_id as each ends.
+The runs take the route of every run, in a fresh process and a scratch directory; what is compared are two records.
+`python -m nnexp.reproduce DIRECTORY` is that process: it reads a JSON list of settings, prints a run_id as each ends.
 """
 
 import contextlib
@@ -42,7 +42,8 @@ WORLD = {
     "processor_sha256": "SHA-256 of processor and instruction set",
     "variables": "environment variables",
 }
-"""What has to be the same for the same bits to be promised, and how it is called."""
+"""What a record must share with this process to be the same code, versions and processor; and how it is called."""
+CODE = ("nnexp", "source_sha256")  # of WORLD: may change, but not the numbers, unless `training_version` is raised
 
 TOLERANCE, TOLERANCE_STEPS = 0.01, 1.5
 """See `find_tolerance`: measured by benchmarks/reproducible.py, in docs/reproducible.md."""
@@ -178,36 +179,48 @@ def compare_runs(ledger: Ledger, record: Record, scratch: Ledger, again: Record)
         return Outcome(NOT_RUN, [again["error"]])
     then, now = record["provenance"], again["provenance"]
     world = compare_worlds(then, now)
-    verdict, reasons = _judge(ledger, record, scratch, again, strict=not world)
+    verdict, reasons = _judge(ledger, record, again)
+    if verdict == BIT_IDENTICAL and not world:
+        reasons = compare_files(ledger.runs / record["run_id"], scratch.runs / again["run_id"])
+        verdict = ALTERED if reasons else BIT_IDENTICAL
     if world or verdict not in GOOD:
         world += compare_surroundings(ledger, then, now)
     return Outcome(verdict, reasons, world)
 
 
-def _judge(ledger: Ledger, record: Record, scratch: Ledger, again: Record, strict: bool) -> tuple[str, list[str]]:
-    """The verdict and its reasons; `strict` where code, versions and processor are those of the record."""
+def _judge(ledger: Ledger, record: Record, again: Record) -> tuple[str, list[str]]:
+    """The verdict on weights and scores, and its reasons."""
     if problem := find_altered_settings(record):
         return ALTERED, [problem]
+    then, now = record["provenance"], again["provenance"]
     changes = list_changes(record["scores"], again["scores"])
-    reasons = [f"{name}: {_say(old)} recorded, {_say(new)} now" for name, old, new in changes]
-    same_weights = record["provenance"].get("weights_sha256") == again["provenance"]["weights_sha256"]
-    if strict:
-        reasons += compare_files(ledger.runs / record["run_id"], scratch.runs / again["run_id"])
-        if not same_weights:
-            remark = "" if reasons else "; every score is as recorded, so that the recorded hash may have been altered"
-            return DIFFERENT, [f"the weights are others{remark}", *reasons]
-        return (ALTERED, reasons) if reasons else (BIT_IDENTICAL, [])
+    same_weights = then.get("weights_sha256") == now["weights_sha256"]
     if same_weights and not changes:
         return BIT_IDENTICAL, []
+    reasons = [f"{name}: {_say(old)} recorded, {_say(new)} now" for name, old, new in changes]
+    if are_same_bits_promised(then, now):
+        return (ALTERED, reasons) if same_weights else (DIFFERENT, [_say_weights(then, now, reasons), *reasons])
     tolerances = find_tolerances(ledger, record, same_weights)
-    beyond = [name for name, old, new in changes if not _is_within(old, new, tolerances.get(name, math.inf))]
-    reasons = [
-        f"{reason} (tolerance {tolerances.get(name, math.inf):.2g})"
-        for reason, (name, *_) in zip(reasons, changes, strict=True)
-    ]
-    if not beyond:
+    bounds = [tolerances.get(name, math.inf) for name, *_ in changes]
+    reasons = [f"{reason} (tolerance {bound:.2g})" for reason, bound in zip(reasons, bounds, strict=True)]
+    if all(_is_within(old, new, bound) for (_, old, new), bound in zip(changes, bounds, strict=True)):
         return WITHIN_TOLERANCE, reasons
     return ALTERED if same_weights else DIFFERENT, reasons
+
+
+def are_same_bits_promised(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether these are the same versions and processor, and code that says that it computes the same."""
+    return all(then.get(key) == now[key] for key in WORLD if key not in CODE)
+
+
+def _say_weights(then: dict[str, Any], now: dict[str, Any], reasons: list[str]) -> str:
+    if then.get("source_sha256") != now["source_sha256"]:
+        return (
+            "the weights are others: the code has changed what it computes. If that is wanted, raise TRAINING_VERSION "
+            "(nnexp/config.py), so that old and new runs are told apart"
+        )
+    remark = "; every score is as recorded, so that the recorded hash may have been altered"
+    return "the weights are others" + ("" if reasons else remark)
 
 
 def find_altered_settings(record: Record) -> str:

@@ -97,7 +97,7 @@ def reproduce(
     sample: Annotated[int, typer.Option(min=0, help="So many finished runs, drawn anew each time.")] = 0,
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Run again, aside and in a fresh process, and say whether the same bits come out; 1 where a record does not stand."""
+    """Run runs again, in a fresh process, and say whether the same bits come out; 1 where a record does not stand."""
     from nnexp.reproduce import format_outcome, reproduce
 
     ledger = open_ledger(outputs)
