@@ -31,6 +31,9 @@ bench-ledger: setup ## how long the ledger takes with 10,000 runs in it
 chaos: setup ## kill sweeps at random moments, 100 times (about two hours); writes docs/chaos.md
 	$(BIN)/python benchmarks/chaos.py $(ARGS)
 
+reproducible: setup ## 30 random cells under eight conditions: the same bits? into docs/reproducible.md, 10 minutes
+	$(BIN)/python benchmarks/reproducible.py $(ARGS)
+
 lint: setup ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy nnexp

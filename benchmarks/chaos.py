@@ -223,7 +223,7 @@ def format_report(trials: list[Trial], seed: int, seconds: float) -> str:
             "",
             "Written by `make chaos`; benchmarks/chaos.py says what a trial is.",
             "",
-            f"- **{len(trials) - len(failed)} of {len(trials)} trials passed** in {seconds / 60:.0f} minutes, seed {seed}.",
+            f"- **{len(trials) - len(failed)} of {len(trials)} trials passed** in {seconds / 60:.0f} min, seed {seed}.",
             f"- Machine: {platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
             f"Python {platform.python_version()}; {versions}.",
             f"- The sweep: `nnexp {' '.join(SWEEP)}`",

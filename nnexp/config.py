@@ -227,7 +227,7 @@ class Config:
     @property
     def identity_sha256(self) -> str:
         """SHA-256 of the identity: equal for two runs exactly if they must give the same numbers."""
-        return _sha256(self.identity)
+        return hash_identity(self.identity)
 
     @property
     def run_id(self) -> str:
@@ -238,7 +238,7 @@ class Config:
     def setting_id(self) -> str:
         """The same without the seed: what a comparison groups by."""
         identity = {key: value for key, value in self.identity.items() if key != "seed"}
-        return f"{self._label()}-{_sha256(identity)[:8]}"
+        return f"{self._label()}-{hash_identity(identity)[:8]}"
 
     @property
     def model_name(self) -> str:
@@ -355,7 +355,8 @@ def _canonical(value: Any) -> Any:
     return value + 0.0 if isinstance(value, float) else value  # -0.0 and 0.0 are one setting
 
 
-def _sha256(identity: dict[str, Any]) -> str:
+def hash_identity(identity: dict[str, Any]) -> str:
+    """SHA-256 of an identity, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

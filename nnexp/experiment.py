@@ -1,19 +1,16 @@
 """One run: settings in, result out."""
 
 import contextlib
-import functools
 import logging
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 from nnexp.config import Config
 from nnexp.data import load_data
 from nnexp.ledger import Ledger, Record, Result
 from nnexp.model import build_model
+from nnexp.provenance import list_packages, read_provenance
 from nnexp.tensorflow_start import start_tensorflow, stderr_held_back
 from nnexp.training import hash_weights, train
 
@@ -39,6 +36,7 @@ def run_once(config: Config, command: str, on_epoch: Callable[[int, float], None
     if claim is None:
         return None, False
     try:
+        ledger.keep_environment(list_packages())
         record = ledger.read_settled(config)
         if record is not None and is_done(record, config):  # another process finished it just before the claim
             return record, False
@@ -94,26 +92,6 @@ def run_experiment(config: Config, on_epoch: Callable[[int, float], None], direc
     }
     provenance = read_provenance() | {"data_sha256": dataset.sha256, "weights_sha256": hash_weights(model)}
     return Result(scores, provenance, training.history, training.predictions)
-
-
-@functools.cache
-def read_provenance() -> dict[str, str]:
-    """What a run's numbers depend on beside its settings: versions and the git commit of the working directory."""
-    versions = {package: version(package) for package in ("nnexp", "tensorflow", "keras")}
-    return versions | {"python": platform.python_version(), "git_commit": _read_git_commit()}
-
-
-def _read_git_commit() -> str:
-    """The commit of nnexp's own checkout, `+changed` where files differ from it, or `none` outside of one."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return "none"
-    if commit.returncode:
-        return "none"
-    return commit.stdout.strip() + ("+changed" if changes.stdout.strip() else "")
 
 
 @contextlib.contextmanager

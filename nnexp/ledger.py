@@ -11,6 +11,7 @@ ends with the process and the note stays, which is how a run that was cut off is
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import logging
@@ -27,7 +28,7 @@ from filelock import FileLock, Timeout
 from nnexp.config import OPTIMIZER_NUMBERS, Config, format_value
 
 SCHEMA_VERSION = 1
-"""Of result.json; raised when a reader of old records has to know."""
+"""Of result.json; raised, with a step in `upgrade_record` and a fixture in tests/records, when readers must know."""
 
 COLUMNS = (
     *("run_id", "setting_id", "status", "started_at"),
@@ -76,7 +77,7 @@ class Result:
     """
 
     scores: dict[str, float] = field(default_factory=dict)
-    provenance: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     predictions: dict[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -135,7 +136,7 @@ class Ledger:
             )
         return record
 
-    def claim(self, config: Config, command: str, provenance: dict[str, str]) -> Claim | None:
+    def claim(self, config: Config, command: str, provenance: dict[str, Any]) -> Claim | None:
         """Claim a run for this process; None where another process is running it."""
         with _explain_full_disk(f"could not claim {config.run_id}"), self._locked():
             path = self._claims / f"{config.run_id}.lock"
@@ -190,6 +191,14 @@ class Ledger:
             self._commit(record, claim.replaces)
             claim.in_doubt = False
         return record
+
+    def keep_environment(self, packages: str) -> None:
+        """Keep a list of packages as `environments/<its SHA-256>.txt`, written once."""
+        path = self.outputs / "environments" / f"{hashlib.sha256(packages.encode()).hexdigest()}.txt"
+        if not path.exists():
+            with _explain_full_disk(f"could not keep {path}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write_whole(path, packages.encode())
 
     def heal(self) -> None:
         """Mend what killed processes and other hands left: bury abandoned claims, bring the table up to the records."""
@@ -335,6 +344,20 @@ class Ledger:
             temporary.unlink()
 
 
+def upgrade_record(record: Record) -> Record:
+    """A record of any released schema as one of SCHEMA_VERSION: the one place that knows the older ones.
+
+    Raises:
+        LedgerError: if it is of a newer nnexp.
+    """
+    if not 1 <= record["schema"] <= SCHEMA_VERSION:
+        raise LedgerError(
+            f"{record['run_id']}: expected a record of schema 1 to {SCHEMA_VERSION}; received schema "
+            f"{record['schema']}, of a newer nnexp. Install that one to read these results"
+        )
+    return record  # schema 1 is the first: there is nothing to upgrade yet
+
+
 def make_record(config: Config, result: Result, command: str) -> Record:
     """What is written of a run: identity, settings, scores, provenance, and the command that runs it again."""
     settings = dataclasses.asdict(config)
@@ -432,7 +455,7 @@ def _remove_claim(path: Path) -> None:
 
 def _read_json(path: Path) -> Record | None:
     try:
-        return dict(json.loads(path.read_bytes()))
+        return upgrade_record(json.loads(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:

@@ -1,7 +1,9 @@
 """The command `nnexp-results`: what the runs in an outputs directory come to."""
 
 import difflib
+import random
 import sys
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,6 +88,42 @@ def show(
     log = ledger.runs / record["run_id"] / "run.log"
     if log.exists():
         out.print(f"\nlog, {log}\n{log.read_text(encoding='utf-8')}", markup=False, end="")
+
+
+@app.command()
+def reproduce(
+    run_ids: Annotated[list[str] | None, typer.Argument(metavar="RUN_ID...", help="As for show.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every finished run.")] = False,
+    sample: Annotated[int, typer.Option(min=0, help="So many finished runs, drawn anew each time.")] = 0,
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Run runs again, in a fresh process, and say whether the same bits come out; 1 where a record does not stand."""
+    from nnexp.reproduce import format_outcome, reproduce
+
+    ledger = open_ledger(outputs)
+    records = choose_records(ledger, run_ids or [], all_, sample)
+    verdicts: Counter[str] = Counter()
+    good = True
+    for record, outcome in reproduce(ledger, records):
+        out.print(format_outcome(record, outcome), markup=False)
+        verdicts[outcome.verdict] += 1
+        good &= outcome.is_good
+    if len(records) > 1:
+        out.print(f"{len(records)} runs: " + ", ".join(f"{count} {name}" for name, count in verdicts.items()))
+    sys.exit(0 if good else 1)
+
+
+def choose_records(ledger: Ledger, run_ids: list[str], all_: bool, sample: int) -> list[Record]:
+    """The records that `reproduce` was asked for, each once."""
+    if bool(run_ids) + all_ + bool(sample) != 1:
+        fail("expected one of RUN_ID..., --all and --sample N; `nnexp-results table` and results.csv name the runs")
+    if run_ids:
+        return list({record["run_id"]: record for record in (find_record(ledger, part) for part in run_ids)}.values())
+    finished = sorted(row["run_id"] for row in ledger.read_finished_rows())
+    if not finished:
+        fail(f"expected a finished run in {ledger.runs}; there is none", code=1)
+    chosen = finished if all_ else sorted(random.sample(finished, min(sample, len(finished))))
+    return [find_record(ledger, run_id) for run_id in chosen]
 
 
 @app.command()

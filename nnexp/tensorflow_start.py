@@ -69,13 +69,19 @@ def prepare_compile_cache() -> Path | None:
 @functools.cache
 def describe_processor() -> tuple[str, str]:
     """The processor's name, and a SHA-256 over it and its instruction set: compiled code runs where they are equal."""
+    facts = read_cpuinfo()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return name, hashlib.sha256(f"{name} {facts.get('flags', '')} {platform.machine()}".encode()).hexdigest()
+
+
+def read_cpuinfo() -> dict[str, str]:
+    """What Linux says of the last processor; `flags` (also on ARM) are its instruction set. Empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        lines = []
+        return {}
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = facts.get("model name") or platform.processor() or platform.machine()
-    return name, hashlib.sha256(f"{name} {facts.get('flags', '')} {platform.machine()}".encode()).hexdigest()
+    return {"flags": facts.get("Features", "")} | facts
 
 
 @contextlib.contextmanager
