@@ -26,6 +26,12 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
 
 
+class Target(StrEnum):
+    """What runs can be exported to."""
+
+    MLFLOW = "mlflow"
+
+
 def main() -> None:
     """Run a command: 0 done, 1 something failed, 2 a wrong argument."""
     show_warnings()
@@ -50,7 +56,7 @@ def table(
 ) -> None:
     """Compare settings: one line a setting, over its seeds."""
     from nnexp.compare import compare_settings
-    from nnexp.report import TestLabels, format_comparison, load_results, read_history, read_predictions
+    from nnexp.report import TestData, format_comparison, load_results, read_history, read_predictions
 
     ledger = open_ledger(outputs)
     results = load_results(outputs)
@@ -60,7 +66,7 @@ def table(
         results,
         histories=lambda run_id: read_history(ledger, run_id),
         predictions=lambda run_id: read_predictions(ledger, run_id),
-        labels=TestLabels(),
+        labels=TestData(),
     )
     if sort not in comparison.columns:
         fail(f"--sort: expected one of {', '.join(comparison.columns)}; received {sort}")
@@ -86,6 +92,46 @@ def show(
     log = ledger.runs / record["run_id"] / "run.log"
     if log.exists():
         out.print(f"\nlog, {log}\n{log.read_text(encoding='utf-8')}", markup=False, end="")
+
+
+@app.command()
+def report(
+    outputs: Outputs = Path("outputs"),
+    png: Annotated[Path | None, typer.Option(help="A directory for the main pictures, as PNG.")] = None,
+    setting: Annotated[str, typer.Option(help="The setting_id to show first in detail; the best if left out.")] = "",
+) -> None:
+    """Write report.html: the comparison, its pictures and its evidence on one page."""
+    from nnexp.page import write_report
+
+    open_ledger(outputs)
+    try:
+        path = write_report(outputs, png, setting)
+    except ValueError as error:
+        fail(f"--setting: {error}")
+    out.print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB", markup=False)
+    if png is not None:
+        out.print(f"wrote {len(list(png.glob('*.png')))} pictures to {png}", markup=False)
+
+
+@app.command()
+def export(
+    target: Annotated[Target, typer.Argument(help="Where to.")],
+    outputs: Outputs = Path("outputs"),
+    tracking_uri: Annotated[str, typer.Option(help="MLflow's server or store; its own default if left out.")] = "",
+) -> None:
+    """Copy every run to MLflow, once: settings, scores, curves, and the model where it was saved."""
+    ledger = open_ledger(outputs)
+    try:
+        from nnexp.export import export_mlflow, list_errors
+
+        counts = export_mlflow(ledger, tracking_uri)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("mlflow", "sqlalchemy", "alembic"):
+            raise
+        fail('export mlflow needs an extra: pip install "nnexp[mlflow]"', code=1)
+    except list_errors() as error:
+        fail(f"export mlflow: {error}", code=1)
+    out.print(", ".join(f"{number} {what}" for what, number in counts.items()), markup=False)
 
 
 @app.command()
