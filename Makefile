@@ -3,7 +3,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run sweep table test lint clean
+.PHONY: help setup data run sweep table report browser test lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -18,7 +18,15 @@ sweep: setup ## a sweep of your own: make sweep ARGS="dropout=0,0.5 seed=0,1,2"
 table: setup ## the comparison of what has been run
 	$(BIN)/nnexp-results table
 
-test: setup ## all tests
+report: setup ## the page outputs/report.html
+	$(BIN)/nnexp-results report
+
+browser: ## Chromium, for the tests of the page (Debian, Ubuntu; as root)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { test "$$(id -u)" = 0 || { echo 'No Chromium, and not root: the tests of the page will be skipped. sudo make browser'; exit 0; }; \
+	    apt-get update -qq && apt-get install -y -qq chromium chromium-driver; }
+
+test: setup browser ## all tests
 	$(BIN)/pytest $(ARGS)
 
 lint: setup ## style and types

@@ -1,5 +1,6 @@
 """A network as a picture: by layers, or where it is small, unit by unit."""
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -37,9 +38,9 @@ def list_layers(filters: list[int], units: list[int], activation: str, dropout: 
     layers = [Layer("Image", "gray levels in [0, 1]", IMAGE_SHAPE)]
     for number in filters:
         shape = (height, width, number)
-        layers.append(Layer("Conv2D", f"{number} filters 3 × 3, {activation}", shape, (9 * channels + 1) * number))
+        layers.append(Layer("Conv2D", f"{number} filters 3 x 3, {activation}", shape, (9 * channels + 1) * number))
         height, width, channels = height // 2, width // 2, number
-        layers.append(Layer("MaxPooling2D", "2 × 2", (height, width, channels)))
+        layers.append(Layer("MaxPooling2D", "2 x 2", (height, width, channels)))
     layers.append(Layer("Flatten", "", (height * width * channels,)))
     for number in units:
         layers.append(_dense(number, activation, layers[-1].size))
@@ -51,7 +52,7 @@ def list_layers(filters: list[int], units: list[int], activation: str, dropout: 
 def list_dense_layers(sizes: list[int], activation: str, last: str = "softmax") -> list[Layer]:
     """The layers of any multilayer perceptron: `list_dense_layers([3, 2, 4, 2], "relu", last="linear")`."""
     layers = [Layer("Input", "", (sizes[0],))]
-    for before, size in zip(sizes, sizes[1:], strict=False):
+    for before, size in itertools.pairwise(sizes):
         layers.append(_dense(size, activation, before))
     return [*layers[:-1], _dense(sizes[-1], last, sizes[-2])]
 
@@ -114,7 +115,7 @@ def _box(x: float, y: float, width: float, height: float, layer: Layer) -> Fancy
 
 
 def _count(layer: Layer) -> str:
-    shape = " × ".join(map(str, layer.shape))
+    shape = " x ".join(map(str, layer.shape))
     numbers = f"{shape} = {layer.size:,} numbers" if len(layer.shape) > 1 else f"{layer.size:,} numbers"
     return numbers + (f", {layer.parameters:,} weights" if layer.parameters else "")
 

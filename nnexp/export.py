@@ -1,10 +1,13 @@
-"""The runs of an outputs directory in MLflow: each one once."""
+"""The runs of an outputs directory in MLflow: each one once. Needs the extra `mlflow`."""
 
 import os
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
 
 from nnexp.config import format_value
 from nnexp.experiment import MODEL_FILE
@@ -12,12 +15,13 @@ from nnexp.ledger import Ledger, Record
 from nnexp.report import read_history
 from nnexp.results import flatten
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 EXPERIMENT = "nnexp"
 BATCH = 1000  # metrics that MLflow takes at once
 LONGEST = 5000  # characters of a setting or tag; MLflow takes at most 6,000
+
+
+class ExportError(OSError):
+    """MLflow's store or server did not take the runs; the message is its own."""
 
 
 def export_mlflow(ledger: Ledger, tracking_uri: str = "") -> dict[str, int]:
@@ -30,12 +34,15 @@ def export_mlflow(ledger: Ledger, tracking_uri: str = "") -> dict[str, int]:
         how many runs were `added`, `replaced`, and there `already`.
 
     Raises:
-        ModuleNotFoundError: without the extra `mlflow`.
-        mlflow.exceptions.MlflowException: where the tracking server or store does not take a run.
+        ExportError: where the tracking store or server does not take a run; a second call goes on from there.
     """
-    from mlflow import MlflowClient
+    try:
+        return _export(MlflowClient(tracking_uri or None), ledger)
+    except (MlflowException, OSError) as error:
+        raise ExportError(str(error)) from error
 
-    client = MlflowClient(tracking_uri or None)
+
+def _export(client: MlflowClient, ledger: Ledger) -> dict[str, int]:
     experiment = _find_experiment(client)
     known = _list_exported(client, experiment)
     counts = {"added": 0, "replaced": 0, "already": 0}
@@ -54,12 +61,12 @@ def export_mlflow(ledger: Ledger, tracking_uri: str = "") -> dict[str, int]:
     return counts
 
 
-def _find_experiment(client: "MlflowClient") -> str:
+def _find_experiment(client: MlflowClient) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     return str(found.experiment_id if found else client.create_experiment(EXPERIMENT))
 
 
-def _list_exported(client: "MlflowClient", experiment: str) -> dict[str, Any]:
+def _list_exported(client: MlflowClient, experiment: str) -> dict[str, Any]:
     """MLflow's runs by the tag `run_id`."""
     runs: dict[str, Any] = {}
     token = None
@@ -71,10 +78,8 @@ def _list_exported(client: "MlflowClient", experiment: str) -> dict[str, Any]:
             return runs
 
 
-def _write_run(client: "MlflowClient", experiment: str, ledger: Ledger, record: Record) -> None:
+def _write_run(client: MlflowClient, experiment: str, ledger: Ledger, record: Record) -> None:
     """Write one run; its status is set last, so that one that was cut off can be told."""
-    from mlflow.entities import Param
-
     started, finished = _milliseconds(record["started_at"]), _milliseconds(record["finished_at"])
     tags = {key: str(record[key])[:LONGEST] for key in ("run_id", "setting_id", "command", "error", "finished_at")}
     tags |= {key: str(value) for key, value in record["provenance"].items()}
@@ -93,17 +98,16 @@ def _write_run(client: "MlflowClient", experiment: str, ledger: Ledger, record: 
 
 def list_metrics(ledger: Ledger, record: Record) -> list[Any]:
     """The scores as they stand in the table, and the curves as `epoch/<column>`, a step an epoch."""
-    from mlflow.entities import Metric
-
     time = _milliseconds(record["finished_at"])
     metrics = [Metric(key, float(value), time, 0) for key, value in record["scores"].items() if _is_number(value)]
     try:
         history = read_history(ledger, record["run_id"])
-    except (OSError, ValueError):
+    except OSError:
         return metrics
-    for row in history.to_dict("records"):
-        step = int(row.pop("epoch"))
-        metrics += [Metric(f"epoch/{key}", float(value), time, step) for key, value in row.items() if _is_number(value)]
+    epochs = history.pop("epoch").astype(int).tolist()
+    for key, values in history.items():
+        points = zip(epochs, values.tolist(), strict=True)
+        metrics += [Metric(f"epoch/{key}", value, time, epoch) for epoch, value in points if _is_number(value)]
     return metrics
 
 

@@ -21,11 +21,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nnexp import drawing, plots
-from nnexp.compare import GROUP_COLUMNS, SETTING_COLUMNS, compare_settings
+from nnexp.compare import GROUP_COLUMNS, SETTING_COLUMNS
 from nnexp.config import DATASETS
 from nnexp.data import CLASS_NAMES
 from nnexp.ledger import Ledger
-from nnexp.report import TestData, load_results, read_history, read_predictions
+from nnexp.report import TestData, compare_results, load_results, read_history, read_predictions
 
 MOST_GROUPS = 12  # comparisons (data and training size) on the page
 MOST_ROWS = 500  # settings in a comparison's table
@@ -79,14 +79,8 @@ def write_report(outputs: Path, png: Path | None = None, setting: str = "") -> P
 
 def read_source(outputs: Path) -> Source:
     """Read the table and compare its settings."""
-    ledger, results, data = Ledger(outputs), load_results(outputs), TestData()
-    comparison = compare_settings(
-        results,
-        histories=lambda run_id: read_history(ledger, run_id),
-        predictions=lambda run_id: read_predictions(ledger, run_id),
-        labels=data,
-    )
-    return Source(ledger, results, comparison, data)
+    ledger, results = Ledger(outputs), load_results(outputs)
+    return Source(ledger, results, compare_results(ledger, results), TestData())
 
 
 def find_setting(setting_ids: list[str], part: str) -> str:
@@ -131,17 +125,18 @@ def describe_page(source: Source, setting: str, png: Path | None) -> dict[str, A
         "versions": _list_versions(results),
         "groups": [describe_group(source, rows, setting, png, i) for i, rows in enumerate(shown)],
         "groups_left_out": len(groups) - len(shown),
-        "failures": [_describe_run(source, row) for row in failures.head(MOST_FAILURES).to_dict("records")],
+        "failures": [_describe_run(source, row) for row in list_rows(failures.head(MOST_FAILURES))],
     }
 
 
 def split_groups(source: Source) -> Iterator[pd.DataFrame]:
     """The comparison by what may be compared: the same data and training size; the best first."""
     by = [column for column in GROUP_COLUMNS if column in source.settings and column != "data_sha256"]
-    keys = source.settings[[*by, "data_sha256"]]
+    keys = source.settings[[*by, "data_sha256"]].copy()
     known = keys.groupby(by, dropna=False)["data_sha256"].transform("first")  # a run that failed has no hash
-    keys = keys.assign(data_sha256=keys["data_sha256"].fillna(known)).apply(lambda key: " ".join(map(str, key)), axis=1)
-    for _, rows in source.comparison.groupby(source.comparison["setting_id"].map(keys), sort=False):
+    keys["data_sha256"] = keys["data_sha256"].fillna(known)
+    names = pd.Series([str(key) for key in keys.itertuples(index=False)], keys.index)
+    for _, rows in source.comparison.groupby(source.comparison["setting_id"].map(names), sort=False):
         yield rows
 
 
@@ -157,13 +152,13 @@ def _list_versions(results: pd.DataFrame) -> str:
 def describe_group(source: Source, rows: pd.DataFrame, setting: str, png: Path | None, number: int) -> dict[str, Any]:
     """One comparison: its title, table and pictures; the files of pictures go to `png`."""
     settings = source.settings.loc[rows["setting_id"]]
-    differing = [c for c in SETTING_COLUMNS if c in settings and settings[c].nunique(dropna=False) > 1]
+    differing = list_differing(settings)
     scored = rows[np.isfinite(rows["test_accuracy"].astype(float))]
     pictures = _Pictures(png, f"-{number + 1}" if number else "")
     content = {
         "title": _name_group(settings.iloc[0]),
         "columns": differing,
-        "rows": [_describe_setting(source, row, differing) for row in rows.head(MOST_ROWS).to_dict("records")],
+        "rows": [_describe_setting(source, row, differing) for row in list_rows(rows.head(MOST_ROWS))],
         "rows_left_out": max(len(rows) - MOST_ROWS, 0),
         "headline": _say_headline(rows, scored),
         "accuracy": "",
@@ -182,12 +177,24 @@ def describe_group(source: Source, rows: pd.DataFrame, setting: str, png: Path |
     if len(scored) > MOST_IN_DETAIL:
         content["overview"] = pictures.add("overview", plots.plot_overview(scored), "Train against test accuracy")
     sweeps = list(find_sweeps(scored, settings, differing))
-    content["sweeps"] = [picture for i, sweep in enumerate(sweeps[:MOST_SWEEPS]) for picture in pictures.sweep(sweep, i)]
+    content["sweeps"] = [
+        picture for i, sweep in enumerate(sweeps[:MOST_SWEEPS]) for picture in pictures.sweep(sweep, i)
+    ]
     content["sweeps_left_out"] = max(len(sweeps) - MOST_SWEEPS, 0)
     chosen = choose_settings(scored, setting)
-    content["details"] = [describe_detail(source, row, pictures) for row in chosen.to_dict("records")]
+    content["details"] = [describe_detail(source, row, pictures) for row in list_rows(chosen)]
     content["details_left_out"] = len(scored) - len(chosen)
     return content
+
+
+def list_differing(settings: pd.DataFrame) -> list[str]:
+    """The settings that differ; the optimizer's own numbers only where its name does not say them."""
+    differing = [c for c in SETTING_COLUMNS if c in settings and settings[c].nunique(dropna=False) > 1]
+    if "optimizer_settings" in differing and len(settings[["optimizer", "optimizer_settings"]].drop_duplicates()) == (
+        settings["optimizer"].nunique()
+    ):
+        differing.remove("optimizer_settings")
+    return differing
 
 
 def _name_group(setting: pd.Series) -> str:
@@ -215,7 +222,7 @@ def _describe_setting(source: Source, row: dict[str, Any], differing: list[str])
     values = source.settings.loc[row["setting_id"]]
     row["settings"] = [(column, values[column]) for column in differing]
     row["slug"] = str(row["verdict"]).replace(" ", "-")
-    row["runs"] = [_describe_run(source, run) for run in runs.head(MOST_COMMANDS).to_dict("records")]
+    row["runs"] = [_describe_run(source, run) for run in list_rows(runs.head(MOST_COMMANDS))]
     row["runs_left_out"] = max(len(runs) - MOST_COMMANDS, 0)
     return row
 
@@ -243,7 +250,9 @@ def find_sweeps(scored: pd.DataFrame, settings: pd.DataFrame, differing: list[st
     Settings that agree in everything but numbers belong together; of three numbers or more, the one with the fewest
     values divides them further. A heat map needs most of its grid, a curve three values.
     """
-    cells = scored.set_index("setting_id")[[c for c in scored if c.startswith(("train_acc", "test_acc", "accuracy_gap"))]]
+    cells = scored.set_index("setting_id")[
+        [c for c in scored if c.startswith(("train_acc", "test_acc", "accuracy_gap"))]
+    ]
     cells = cells.astype(float).join(settings[differing])
     fixed = [column for column in differing if column not in SWEEPABLE]
     yield from _divide(cells, fixed, [column for column in differing if column in SWEEPABLE])
@@ -275,7 +284,7 @@ def describe_detail(source: Source, row: dict[str, Any], pictures: "_Pictures") 
     detail = {"setting_id": setting_id, "name": name, "chosen": row["chosen"], "verdict": row["verdict"]}
     detail |= {"curves": "", "confusion": "", "mistakes": [], "network": "", "missing": []}
     histories = read_all(lambda run_id: read_history(source.ledger, run_id), runs["run_id"])
-    histories = [history for history in histories if len(history)]
+    histories = [pd.DataFrame(history) for history in histories if len(history["epoch"])]
     if histories:
         kept = runs["best_epoch"].astype(int).tolist() if values.get("early_stopping", 0) else []
         figure = plots.plot_curves(name, histories, kept[: plots.MOST_LINES])
@@ -300,7 +309,7 @@ def read_all(read: Any, run_ids: Any) -> list[Any]:
     for run_id in run_ids:
         try:
             found.append(read(run_id))
-        except (OSError, ValueError, KeyError, EOFError):
+        except OSError:
             continue
     return found
 
@@ -321,8 +330,7 @@ def read_answers(source: Source, run_ids: Any, data: str) -> Answers | str:
     if test is None:
         return f"No confusion matrix: the data set {data} is not on this machine, and with it the true classes."
     images, truth = test
-    predictions = read_all(lambda run_id: read_predictions(source.ledger, run_id), run_ids)
-    predictions = [p for p in predictions if np.shape(p.get("label")) == truth.shape == np.shape(p.get("confidence"))]
+    predictions = read_all(lambda run_id: read_predictions(source.ledger, run_id, len(truth)), run_ids)
     if not predictions:
         return "No confusion matrix: its runs have no predictions.npz for these test images."
     labels = np.array([prediction["label"] for prediction in predictions])
@@ -421,6 +429,11 @@ class _Pictures:
             self.add(f"{file}-{score}", plots.plot_heat_map(sweep, score), f"{score} over {sweep.x} and {sweep.y}{of}")
             for score in ("test_accuracy", "accuracy_gap")
         ]
+
+
+def list_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, each by column."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
 def format_score(value: Any) -> str:

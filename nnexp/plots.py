@@ -26,7 +26,14 @@ FIGURE_WIDTH = 4.5  # inches
 MOST_POINTS = 60  # single runs of a setting that are drawn as points, spread evenly over their ranks
 MOST_LINES = 10  # single runs of a setting that are drawn as curves
 MOST_CELLS = 12  # values of a setting up to which a heat map's cells have their number written in
-COLORS = {"text": "#1a1c20", "muted": "#6b7281", "grid": "#d9dce1", "page": "#ffffff", "train": "#2166ac", "test": "#c4481f"}
+COLORS = {
+    "text": "#1a1c20",
+    "muted": "#6b7281",
+    "grid": "#d9dce1",
+    "page": "#ffffff",
+    "train": "#2166ac",
+    "test": "#c4481f",
+}
 
 _STYLE = {
     "font.size": 10,
@@ -49,7 +56,6 @@ _STYLE = {
     "grid.linewidth": 0.7,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
     "svg.fonttype": "none",  # text stays text: small, and in the page's font
 }
 
@@ -74,14 +80,14 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @functools.wraps(draw)
     def draw_styled(*args: Any, **kwargs: Any) -> Figure:
-        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
+        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "figure.constrained_layout.use": True}):
             return draw(*args, **kwargs)
 
     return draw_styled
 
 
 def format_svg(figure: Figure, label: str) -> str:
-    """A figure as an <svg> element for the page: its colours from the page, its ids unique to it, `label` read aloud."""
+    """A figure as an <svg> element for the page: colours from the page, ids of its own, `label` for a screen reader."""
     content = io.StringIO()
     style = _STYLE | {"svg.hashsalt": label}
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **style}), warnings.catch_warnings():

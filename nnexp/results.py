@@ -55,23 +55,17 @@ def table(
     format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TEXT,
 ) -> None:
     """Compare settings: one line a setting, over its seeds."""
-    from nnexp.compare import compare_settings
-    from nnexp.report import TestData, format_comparison, load_results, read_history, read_predictions
+    from nnexp.report import compare_results, format_comparison, load_results
 
     ledger = open_ledger(outputs)
     results = load_results(outputs)
     if where:
         results = select_rows(results, where)
-    comparison = compare_settings(
-        results,
-        histories=lambda run_id: read_history(ledger, run_id),
-        predictions=lambda run_id: read_predictions(ledger, run_id),
-        labels=TestData(),
-    )
+    comparison = compare_results(ledger, results)
     if sort not in comparison.columns:
         fail(f"--sort: expected one of {', '.join(comparison.columns)}; received {sort}")
     if sort != "test_accuracy":
-        comparison = comparison.sort_values(sort, ascending=False, ignore_index=True)
+        comparison = comparison.sort_values(sort, ascending=False, ignore_index=True, kind="stable")
     print(format_comparison(comparison, format_.value), end="")
 
 
@@ -122,14 +116,12 @@ def export(
     """Copy every run to MLflow, once: settings, scores, curves, and the model where it was saved."""
     ledger = open_ledger(outputs)
     try:
-        from nnexp.export import export_mlflow, list_errors
-
-        counts = export_mlflow(ledger, tracking_uri)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("mlflow", "sqlalchemy", "alembic"):
-            raise
+        from nnexp.export import ExportError, export_mlflow
+    except ModuleNotFoundError:
         fail('export mlflow needs an extra: pip install "nnexp[mlflow]"', code=1)
-    except list_errors() as error:
+    try:
+        counts = export_mlflow(ledger, tracking_uri)
+    except ExportError as error:
         fail(f"export mlflow: {error}", code=1)
     out.print(", ".join(f"{number} {what}" for what, number in counts.items()), markup=False)
 
