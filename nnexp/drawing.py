@@ -79,7 +79,8 @@ def draw_network(layers: list[Layer], by: str = "auto", title: str = "") -> Figu
 
 
 def _canvas(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="none")
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(-height, 0), aspect="equal")
     axes.axis("off")

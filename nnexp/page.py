@@ -25,7 +25,15 @@ from nnexp.compare import GROUP_COLUMNS, SETTING_COLUMNS
 from nnexp.config import DATASETS
 from nnexp.data import CLASS_NAMES
 from nnexp.ledger import Ledger
-from nnexp.report import TestData, compare_results, load_results, read_history, read_predictions
+from nnexp.report import (
+    SCORES,
+    TestData,
+    compare_results,
+    list_rows,
+    load_results,
+    read_history,
+    read_predictions,
+)
 
 MOST_GROUPS = 12  # comparisons (data and training size) on the page
 MOST_ROWS = 500  # settings in a comparison's table
@@ -250,10 +258,8 @@ def find_sweeps(scored: pd.DataFrame, settings: pd.DataFrame, differing: list[st
     Settings that agree in everything but numbers belong together; of three numbers or more, the one with the fewest
     values divides them further. A heat map needs most of its grid, a curve three values.
     """
-    cells = scored.set_index("setting_id")[
-        [c for c in scored if c.startswith(("train_acc", "test_acc", "accuracy_gap"))]
-    ]
-    cells = cells.astype(float).join(settings[differing])
+    scores = [score + end for score in SCORES for end in ("", "_low", "_high")]
+    cells = scored.set_index("setting_id")[scores].astype(float).join(settings[differing])
     fixed = [column for column in differing if column not in SWEEPABLE]
     yield from _divide(cells, fixed, [column for column in differing if column in SWEEPABLE])
 
@@ -429,11 +435,6 @@ class _Pictures:
             self.add(f"{file}-{score}", plots.plot_heat_map(sweep, score), f"{score} over {sweep.x} and {sweep.y}{of}")
             for score in ("test_accuracy", "accuracy_gap")
         ]
-
-
-def list_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table, each by column."""
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
 def format_score(value: Any) -> str:

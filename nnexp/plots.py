@@ -21,6 +21,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from nnexp.compare import mean_interval
+from nnexp.report import list_rows
 
 FIGURE_WIDTH = 4.5  # inches
 MOST_POINTS = 60  # single runs of a setting that are drawn as points, spread evenly over their ranks
@@ -35,7 +36,8 @@ COLORS = {
     "test": "#c4481f",
 }
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
+    **matplotlib.rcParamsDefault,
     "font.size": 10,
     "axes.labelsize": 9.5,
     "axes.titlesize": 10,
@@ -80,7 +82,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @functools.wraps(draw)
     def draw_styled(*args: Any, **kwargs: Any) -> Figure:
-        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "figure.constrained_layout.use": True}):
+        with matplotlib.rc_context(_STYLE | {"figure.constrained_layout.use": True}):
             return draw(*args, **kwargs)
 
     return draw_styled
@@ -89,8 +91,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 def format_svg(figure: Figure, label: str) -> str:
     """A figure as an <svg> element for the page: colours from the page, ids of its own, `label` for a screen reader."""
     content = io.StringIO()
-    style = _STYLE | {"svg.hashsalt": label}
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **style}), warnings.catch_warnings():
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": label}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the browser has more characters
         figure.savefig(content, format="svg", transparent=True, metadata=dict.fromkeys(_SVG_METADATA))
     svg = content.getvalue()
@@ -115,7 +116,7 @@ def _escape(text: str) -> str:
 
 def write_png(figure: Figure, path: Path) -> None:
     """A figure as a PNG of 200 dots an inch on white, nothing cut off."""
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}), warnings.catch_warnings():
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(path, dpi=200, facecolor="white", bbox_inches="tight", pad_inches=0.08)
 
@@ -131,7 +132,7 @@ def plot_accuracy(comparison: pd.DataFrame, runs: dict[str, pd.DataFrame]) -> Fi
 
     comparison: rows of `compare_settings`; runs: setting_id -> its finished rows of the results table.
     """
-    rows = comparison.to_dict("records")
+    rows = list_rows(comparison)
     figure = Figure(figsize=(FIGURE_WIDTH, 0.8 + 0.62 * len(rows)))
     axes = figure.add_subplot()
     for i, row in enumerate(rows):
@@ -305,7 +306,7 @@ def plot_confusion(name: str, shares: np.ndarray, classes: tuple[str, ...]) -> F
     """Confusion matrix: of the images of each class (row), the share given each class (column), in percent."""
     figure = Figure(figsize=(FIGURE_WIDTH, 4.6))
     axes = figure.add_subplot()
-    clear = LinearSegmentedColormap.from_list("shares", [(*to_rgb(COLORS["train"]), 0.0), COLORS["train"]])
+    clear = LinearSegmentedColormap.from_list("shares", [(*to_rgb(COLORS["train"]), alpha) for alpha in (0.0, 1.0)])
     axes.pcolormesh(shares, cmap=clear, vmin=0, vmax=1, edgecolors=COLORS["grid"], linewidth=0.4)
     for (i, j), share in np.ndenumerate(100 * shares):
         if share >= 0.5:

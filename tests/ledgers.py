@@ -76,7 +76,8 @@ def write_many(outputs, runs):
         directory = Path(outputs) / "runs" / config.run_id
         directory.mkdir(parents=True)
         (directory / "result.json").write_text(json.dumps(record))
-        (directory / "history.csv").write_bytes(_format_table(result.history))
+        if result.history:
+            (directory / "history.csv").write_bytes(_format_table(result.history))
         if result.predictions:
             arrays = arrays or _format_arrays(result.predictions)
             (directory / "predictions.npz").write_bytes(arrays)
