@@ -4,7 +4,7 @@ ARGS ?=
 TORCH := torch==2.13.0+cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run sweep table test simulate bench bench-quick bench-ledger bench-equivalence chaos reproducible browser lint clean
+.PHONY: help setup data run sweep table report test simulate bench bench-quick bench-ledger bench-equivalence chaos reproducible browser lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -19,7 +19,15 @@ sweep: setup ## a sweep of your own: make sweep ARGS="dropout=0,0.5 seed=0,1,2"
 table: setup ## the comparison of what has been run
 	$(BIN)/nnexp-results table
 
-test: setup ## all tests
+report: setup ## the page outputs/report.html
+	$(BIN)/nnexp-results report
+
+browser: ## Chromium, for the tests of the page (Debian, Ubuntu; as root)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { test "$$(id -u)" = 0 || { echo 'No Chromium, and not root: the tests of the page will be skipped. sudo make browser'; exit 0; }; \
+	    apt-get update -qq && apt-get install -y -qq chromium chromium-driver; }
+
+test: setup browser ## all tests
 	$(BIN)/pytest $(ARGS)
 
 simulate: setup ## how often the verdicts are wrong, in simulation: about 20 minutes
