@@ -129,7 +129,7 @@ def format_comparison(comparison: pd.DataFrame, style: str) -> str:
     return _format_text(rows) + "\n" + "\n".join(_list_sentences(comparison)) + "\n"
 
 
-def _format_row(row: "pd.Series[Any]") -> dict[str, str]:
+def _format_row(row: dict[str, Any]) -> dict[str, str]:
     cells = {"setting": str(row["name"])}
     for score in SCORES:
         mean, low, high = row[score], row[f"{score}_low"], row[f"{score}_high"]
