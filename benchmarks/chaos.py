@@ -215,7 +215,8 @@ def format_report(trials: list[Trial], seed: int, longest: float, seconds: float
             "",
             "Written by `make chaos`; benchmarks/chaos.py says what a trial is.",
             "",
-            f"- **{len(trials) - len(failed)} of {len(trials)} trials passed** ({seconds / 60:.0f} minutes, seed {seed}).",
+            f"- **{len(trials) - len(failed)} of {len(trials)} trials passed**; they took {seconds / 60:.0f} minutes.",
+            f"- Seed {seed}: the kinds and moments of the kills are drawn from it.",
             f"- Machine: {platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
             f"Python {platform.python_version()}; {versions}.",
             f"- The sweep: `nnexp {' '.join(SWEEP)}`",
