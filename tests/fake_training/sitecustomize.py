@@ -5,6 +5,7 @@ tensorflow.py that cannot be imported. The environment says what happens:
 
     FAKE_LOG       file that gets a line for every run that starts: its seed, the process
     FAKE_SECONDS   how long a run takes
+    FAKE_HOLD      file; a run goes on for as long as it is there
     FAKE_RAISE     seeds whose runs raise, e.g. 1,3
     FAKE_DIE       seeds whose runs take their process down
 """
@@ -22,6 +23,8 @@ def run_fake(config, on_epoch, directory):
     with open(os.environ["FAKE_LOG"], "a") as log:
         log.write(f"{config.seed} {os.getpid()}\n")
     time.sleep(float(os.environ.get("FAKE_SECONDS", "0.05")))
+    while os.path.exists(os.environ.get("FAKE_HOLD", "")):
+        time.sleep(0.05)
     if str(config.seed) in os.environ.get("FAKE_RAISE", "").split(","):
         raise ValueError(f"seed {config.seed} cannot be trained")
     if str(config.seed) in os.environ.get("FAKE_DIE", "").split(","):
