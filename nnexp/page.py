@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nnexp import drawing, plots
-from nnexp.compare import GROUP_COLUMNS, SETTING_COLUMNS
+from nnexp.compare import GROUP_COLUMNS, SETTING_COLUMNS, describe_setting
 from nnexp.config import DATASETS
 from nnexp.data import CLASS_NAMES
 from nnexp.ledger import Ledger
@@ -161,6 +161,7 @@ def describe_group(source: Source, rows: pd.DataFrame, setting: str, png: Path |
     """One comparison: its title, table and pictures; the files of pictures go to `png`."""
     settings = source.settings.loc[rows["setting_id"]]
     differing = list_differing(settings)
+    rows = rows.assign(name=name_rows(rows, settings, differing))
     scored = rows[np.isfinite(rows["test_accuracy"].astype(float))]
     pictures = _Pictures(png, f"-{number + 1}" if number else "")
     content = {
@@ -196,13 +197,19 @@ def describe_group(source: Source, rows: pd.DataFrame, setting: str, png: Path |
 
 
 def list_differing(settings: pd.DataFrame) -> list[str]:
-    """The settings that differ; the optimizer's own numbers only where its name does not say them."""
+    """The settings that differ, without those that another one's value already says."""
     differing = [c for c in SETTING_COLUMNS if c in settings and settings[c].nunique(dropna=False) > 1]
-    if "optimizer_settings" in differing and len(settings[["optimizer", "optimizer_settings"]].drop_duplicates()) == (
-        settings["optimizer"].nunique()
-    ):
-        differing.remove("optimizer_settings")
+    for column, by in (("filters", "model"), ("optimizer_settings", "optimizer")):
+        if column in differing and len(settings[[by, column]].drop_duplicates()) == settings[by].nunique():
+            differing.remove(column)
     return differing
+
+
+def name_rows(rows: pd.DataFrame, settings: pd.DataFrame, differing: list[str]) -> list[str]:
+    """A short name for each row; with the setting_id where names would be the same."""
+    names = [describe_setting(setting, differing) for setting in list_rows(settings)]
+    doubled = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+    return [f"{name} ({i})" if name in doubled else name for name, i in zip(names, rows["setting_id"], strict=True)]
 
 
 def _name_group(setting: pd.Series) -> str:

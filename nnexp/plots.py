@@ -99,13 +99,18 @@ def format_svg(figure: Figure, label: str) -> str:
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"(\.\d\d)\d+", r"\1", re.sub(r"\n\s*", "\n", svg))  # hundredths of a point are enough
+    svg = re.sub(r'"[^"]*"', _round_places, re.sub(r"\n\s*", "\n", svg))
     for name, color in COLORS.items():
         svg = svg.replace(color, f"var(--{name})")
     return svg.replace("<svg", f'<svg role="img" aria-label="{_escape(label)}"', 1)
 
 
 _SVG_METADATA = ("Creator", "Date", "Format", "Type")
+
+
+def _round_places(attribute: re.Match[str]) -> str:
+    """Hundredths of a point are enough for a place; what is written in the picture is no attribute, and stays."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
 
 
 def _escape(text: str) -> str:
@@ -133,12 +138,14 @@ def plot_accuracy(comparison: pd.DataFrame, runs: dict[str, pd.DataFrame]) -> Fi
     comparison: rows of `compare_settings`; runs: setting_id -> its finished rows of the results table.
     """
     rows = list_rows(comparison)
-    figure = Figure(figsize=(FIGURE_WIDTH, 0.8 + 0.62 * len(rows)))
+    names = [shorten(row["name"], 60) for row in rows]
+    lines = max(name.count("\n") for name in names)
+    figure = Figure(figsize=(FIGURE_WIDTH, 0.8 + (0.62 + 0.16 * lines) * len(rows)))
     axes = figure.add_subplot()
     for i, row in enumerate(rows):
-        axes.text(0, i - 0.3, shorten(row["name"], 58, 1), transform=axes.get_yaxis_transform(), va="center", size=9)
+        axes.text(0, i - 0.12, names[i], transform=axes.get_yaxis_transform(), va="bottom", size=9)
         for j, split in enumerate(("train", "test")):
-            _draw_interval(axes, row, f"{split}_accuracy", i + 0.02 + 0.25 * j, runs.get(row["setting_id"]))
+            _draw_interval(axes, row, f"{split}_accuracy", i + 0.02 + 0.22 * j, runs.get(row["setting_id"]))
     axes.set(ylim=(len(rows) - 0.45, -0.55), yticks=[], xlabel="accuracy (share of images classified rightly)")
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")

@@ -194,6 +194,17 @@ def test_a_third_number_and_the_network_divide_the_heat_maps(tmp_path, labels):
     assert "units=[8], learning_rate=0.1" in {sweep.name for sweep in sweeps}
 
 
+def test_names_leave_out_what_another_setting_says():
+    columns = {"model": ["mlp", "cnn"], "filters": ["[]", "[8]"], "units": ["[9]", "[9]"], "dropout": [0.1, 0.2]}
+    assert page.list_differing(pd.DataFrame(columns)) == ["model", "dropout"]
+
+
+def test_settings_of_one_name_are_told_apart():
+    rows = pd.DataFrame({"setting_id": ["a", "b", "c"]})
+    names = page.name_rows(rows, pd.DataFrame({"l2": [0.1, 0.1, 0.2]}), ["l2"])
+    assert names == ["l2=0.1 (a)", "l2=0.1 (b)", "l2=0.2"]
+
+
 def test_the_lesson_is_no_sweep(tmp_path, labels):
     assert find(labels, tmp_path, {}, {"dropout": 0.2}, {"l2": 0.01}) == []
 
@@ -203,6 +214,13 @@ def test_a_heat_map_has_each_cell_in_its_place():
     figure = plots.plot_heat_map(plots.Sweep("x", "y", "", cells), "test_accuracy")
     written = {(text.get_position(), text.get_text()) for text in figure.axes[0].texts}
     assert written == {((0.5, 0.5), "0.100"), ((1.5, 0.5), "0.200"), ((0.5, 1.5), "0.300")}
+
+
+def test_numbers_in_a_picture_are_those_of_the_table():
+    cells = pd.DataFrame({"x": [1, 2, 1, 2], "y": [5, 5, 6, 6], "test_accuracy": [0.8125, 0.2, 0.3, 0.9876]})
+    figure = plots.plot_heat_map(plots.Sweep("x", "y", "", cells), "test_accuracy")
+    svg = plots.format_svg(figure, "l2=0.0001")
+    assert ">0.812<" in svg and ">0.988<" in svg and 'aria-label="l2=0.0001"' in svg
 
 
 def answers(labels, confidences, truth):

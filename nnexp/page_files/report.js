@@ -56,9 +56,11 @@ for (const button of document.querySelectorAll("button[data-sort]")) {
   button.addEventListener("click", () => sortTable(button));
 }
 for (const input of document.querySelectorAll(".filters input, .filters select:not(.chooser)")) {
-  input.addEventListener("input", () => filterTable(input.closest("section")));
+  for (const event of ["input", "change"]) {
+    input.addEventListener(event, () => filterTable(input.closest("section")));
+  }
 }
 for (const chooser of document.querySelectorAll(".chooser")) {
-  chooser.addEventListener("input", () => showDetail(chooser));
+  chooser.addEventListener("change", () => showDetail(chooser));
   showDetail(chooser);
 }
