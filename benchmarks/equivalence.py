@@ -87,6 +87,7 @@ def compare(table: pd.DataFrame, setting: str, score: str) -> Difference:
 def write_page(table: pd.DataFrame, differences: list[Difference]) -> str:
     """The whole of EQUIVALENCE.md."""
     first = table.iloc[0]
+    commits = ", ".join(sorted(set(table["git_commit"])))  # more than one if it was gone on with
     lines = [
         "# The same training",
         "",
@@ -94,7 +95,7 @@ def write_page(table: pd.DataFrame, differences: list[Difference]) -> str:
         "Accuracy in percent; compiled - keras in points, with its 90 % interval (Student's t over seeds, paired).",
         "",
         f"- {table['started_at'].max()[:10]}, {describe_processor()[0]}, tensorflow {first['tensorflow']}, "
-        f"keras {first['keras']}, nnexp {first['nnexp']} ({first['git_commit']})",
+        f"keras {first['keras']}, nnexp {first['nnexp']} ({commits})",
         f"- {first['epochs']} epochs, {first['train_size']:,} images, {first['threads']} thread a run",
         "",
         "| setting | accuracy | seeds | compiled | keras | difference | 90 % interval | margin | equivalent |",
