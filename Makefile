@@ -3,7 +3,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run sweep table test reproducible lint clean
+.PHONY: help setup data run sweep table test reproducible simulate lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -23,6 +23,9 @@ test: setup ## all tests
 
 reproducible: setup ## 30 random cells under eight conditions: the same bits? into docs/reproducible.md, 10 minutes
 	$(BIN)/python benchmarks/reproducible.py $(ARGS)
+
+simulate: setup ## how often the verdicts are wrong, in simulation: about 20 minutes
+	$(BIN)/python benchmarks/simulate_verdicts.py
 
 lint: setup ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

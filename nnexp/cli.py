@@ -12,7 +12,7 @@ from typing import Any
 
 from nnexp.config import Config, SettingError, read_options
 from nnexp.console import err, format_run, out, report_wrong_settings, show_epochs, show_warnings
-from nnexp.experiment import run_once
+from nnexp.experiment import is_done, run_once
 from nnexp.ledger import Ledger, LedgerError
 
 EXAMPLES = """\
@@ -74,12 +74,12 @@ def check_command_line(args: argparse.Namespace) -> None:
 def run_hydra() -> None:
     """Let Hydra compose the command line anew and run it, alone or through the sweeper and a launcher."""
     import hydra
-    import hydra_plugins.nnexp
     from hydra.core.plugins import Plugins
+    from hydra_plugins.nnexp import NnexpSweeper
 
     from nnexp import compose
 
-    Plugins.instance().register(hydra_plugins.nnexp.NnexpSweeper)
+    Plugins.instance().register(NnexpSweeper)  # an editable install hides it from Hydra's search
     hydra.main(config_path=compose.CONFIG_PACKAGE, config_name=compose.CONFIG_NAME, version_base="1.3")(run_cell)()
 
 
@@ -92,8 +92,11 @@ def run_cell(settings: Any) -> None:
     config = OmegaConf.to_object(settings)
     assert isinstance(config, Config)
     hydra = HydraConfig.get()
-    command = shlex.join(["nnexp", *(line for line in hydra.overrides.task if line != "hydra.mode=RUN")])
+    own_options = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    flags = [f"--config-dir={directory}" for directory in own_options]
+    command = shlex.join(["nnexp", *flags, *(line for line in hydra.overrides.task if line != "hydra.mode=RUN")])
     if hydra.mode is RunMode.MULTIRUN:
+        show_warnings()  # a launcher may have started this process
         run_once(config, command, lambda epoch, accuracy: None)
     else:
         sys.exit(run_alone(config, command))
@@ -106,7 +109,9 @@ def run_alone(config: Config, command: str) -> int:
         ledger.heal()
         if config.dry_run:
             record = ledger.read_settled(config)
-            out.print(f"1 cell, {record['status'] if record else 'to run'}: {config.run_id}", markup=False)
+            state = "finished" if is_done(record, config) else "to run"
+            before = " (failed before)" if record and record["status"] == "failed" else ""
+            out.print(f"1 cell, {state}{before}: {config.run_id}", markup=False)
             return 0
         with show_epochs(config.epochs) as on_epoch:
             record, is_new = run_once(config, command, on_epoch)

@@ -18,8 +18,8 @@ The rule, for k settings with at least three seeds (a pocket calculator and a t 
                   d = test loss at the end - test loss at the best epoch; d > 0;
                   d = the smaller of another setting's two leads (its test accuracy - ours, our train accuracy - its);
                   d > 0.
-   `good fit`     for every other setting: its test accuracy is not 0.01 above our train accuracy; it is not 0.01 ahead on
-                  the test set, or it fits the training set better (two chances, so 0.05 / (6 k) each); and for every
+   `good fit`     for every other setting: its test accuracy is not 0.01 above our train accuracy; it is not 0.01 ahead
+                  on the test set, or it fits the training set better (two chances, so 0.05 / (6 k) each); and for every
                   epoch: the test loss at the end is below 1.1 times the loss then.
    `cannot tell`  everything else, with what the means lean to and the seeds that would be needed.
 """
@@ -291,6 +291,10 @@ def test_loss_curves(group: Group, row: int, histories: Reader) -> tuple[Array, 
     return np.array([curve[:reached] for curve in curves]), np.array([curve[-1] for curve in curves])
 
 
+def _all_finite(pair: tuple[Array, Array]) -> bool:
+    return bool(np.isfinite(np.column_stack(pair)).all())
+
+
 def rise_since_best_epoch(losses: Array, ends: Array) -> tuple[Array, Array]:
     """Test loss at the end - at the best epoch, for each seed; the best epoch has the lowest mean of the others.
 
@@ -310,8 +314,8 @@ def ask_curves(curves: list[tuple[Array, Array] | None], level: float) -> tuple[
     """
     rises, margins, best = [], [], []
     for pair in curves:
-        usable = pair is not None and len(pair[1]) >= MINIMUM_SEEDS and np.isfinite(pair[0]).all()
-        losses, ends = pair if usable and pair is not None else (np.full((1, 1), np.nan), np.full(1, np.nan))
+        usable = pair if pair is not None and _all_finite(pair) and len(pair[1]) >= MINIMUM_SEEDS else None
+        losses, ends = usable or (np.full((1, 1), np.nan), np.full(1, np.nan))
         rise, epochs = rise_since_best_epoch(losses, ends)
         rises.append(paired_t(rise, LOSS_STEP, chosen=True))
         every = paired_t((1 + LOSS_MARGIN) * losses.T - ends, LOSS_STEP)
@@ -414,8 +418,8 @@ class Answers:
         (question, place), train = self.reached[row], np.nanmean(self.group.train[row])
         return (
             f"No other setting is a point above its train accuracy of {train:.4f} on unseen images, or a point ahead "
-            f"while fitting less (closest: {question.other[place]}, {question.evidence(place)}), and the test loss ends "
-            f"less than {LOSS_MARGIN:.0%} above any epoch's ({self.flat.evidence(row)})."
+            f"while fitting less (closest: {question.other[place]}, {question.evidence(place)}), and the test loss "
+            f"ends less than {LOSS_MARGIN:.0%} above any epoch's ({self.flat.evidence(row)})."
         )
 
     def _say_unsure_good_fit(self, row: int) -> str:
@@ -423,7 +427,7 @@ class Answers:
         pair = self.curves[row]
         if pair is None:
             return start + "without its history a rise of the test loss cannot be judged."
-        if not np.isfinite(pair[0]).all():
+        if not _all_finite(pair):
             return start + "a test loss is not a number, so its rise cannot be judged."
         if row not in self.reached:
             what, question, place = f"the test loss may end {LOSS_MARGIN:.0%} above an earlier epoch's", self.flat, row
@@ -475,7 +479,7 @@ def lean(group: Group, curves: list[tuple[Array, Array] | None]) -> list[str]:
     for row in range(len(train)):
         others = [i for i in order[-2:] if i != row and np.isfinite(test[i])]
         pair = curves[row]
-        rose = pair is not None and pair[1].mean() >= (1 + LOSS_MARGIN) * pair[0].mean(0).min()
+        rose = pair is not None and _all_finite(pair) and _rose(*pair)
         if np.isnan(train[row]) or np.isnan(test[row]) or not (others or rose):
             leanings.append("")
         elif others and test[others[-1]] > train[row]:
@@ -485,6 +489,10 @@ def lean(group: Group, curves: list[tuple[Array, Array] | None]) -> list[str]:
         else:
             leanings.append("good fit" if others else "")
     return leanings
+
+
+def _rose(losses: Array, ends: Array) -> bool:
+    return bool(ends.mean() >= (1 + LOSS_MARGIN) * losses.mean(0).min())
 
 
 def _best_test_below(train: Array, test: Array) -> Array:
@@ -565,7 +573,7 @@ def compare_with_best(group: Group, predictions: Reader = None, labels: Any = No
     return table
 
 
-def compare_pairs(test: Array, step: float = 0.0) -> tuple[Tests, Array]:
+def compare_pairs(test: Array, step: float) -> tuple[Tests, Array]:
     """All pairs of settings, test [k, s], the best first: tests of the best against the others [k - 1]; corrected p.
 
     The p [k (k - 1) / 2] are two-sided, corrected by Holm over all pairs, in the order of `itertools.combinations`: the
@@ -598,8 +606,8 @@ def _fill_comparisons(table: pd.DataFrame, group: Group, tested: Array) -> None:
         )
         table.at[rows[i], "comparison"] = (
             f"{abs(first.mean[i]):.4f} {'below' if first.mean[i] >= 0 else 'above'} {group.names[tested[0]]} on "
-            f"{first.n[i]} common seeds (best - this: 95 % interval {low[i]:.4f} to {high[i]:.4f}; p = {p[i]:.2g} after "
-            f"Holm over {pairs} pairs): {say}."
+            f"{first.n[i]} common seeds (best - this: 95 % interval {low[i]:.4f} to {high[i]:.4f}; p = {p[i]:.2g} "
+            f"after Holm over {pairs} pairs): {say}."
         )
 
 
@@ -659,12 +667,12 @@ def _say_runs(group: Group, best: int, predictions: Reader, labels: Any) -> list
         if run_id not in table.index:
             lines.append(start + (" The best run." if run_id == runs[best] else " Its predictions are not there."))
             continue
-        b, c, _, p = table.loc[run_id]
+        b, c, _, p = (float(value) for value in table.loc[run_id].to_numpy())
         differ = "are two different networks" if p <= ALPHA else "cannot be told apart as networks"
         lines.append(
             f"{start} As runs, this one and {group.names[best]} {differ} (of the {b + c:.0f} test images that one of "
-            f"the two gets right, this one gets {c:.0f}; McNemar p = {p:.2g} after Holm), which says nothing about their "
-            "settings."
+            f"the two gets right, this one gets {c:.0f}; McNemar p = {p:.2g} after Holm), which says nothing about "
+            "their settings."
         )
     return lines
 
@@ -748,10 +756,10 @@ def _compare_group(
 def build_group(rows: pd.DataFrame, members: pd.DataFrame) -> Group:
     """The finished runs of the settings `members` (index: setting_id); of two runs with one seed, the last."""
     rows = rows[rows["status"] == "finished"].drop_duplicates(["setting_id", "seed"], keep="last")
-    i = members.index.get_indexer(rows["setting_id"])
+    i = members.index.get_indexer(pd.Index(rows["setting_id"]))
     j, seeds = pd.factorize(rows["seed"], sort=True)
     shape = (len(members), len(seeds))
-    early = rows.get("early_stopping", pd.Series(0, rows.index)) > 0
+    early = rows.get("early_stopping", pd.Series(0, rows.index)).fillna(0) > 0  # 0: off
     kept = rows.get("best_epoch", pd.Series(np.nan, rows.index)).where(early)
     losses = [rows[column] for column in ("train_loss", "test_loss") if column in rows]
     wrong = ~np.isfinite(np.array([*losses, rows["train_accuracy"], rows["test_accuracy"]], dtype=float)).all(0)
@@ -777,7 +785,7 @@ def _smallest_step(scores: Array) -> float:
 def name_settings(members: pd.DataFrame) -> list[str]:
     """A name for each setting: what differs among them; with the setting_id where that does not tell them apart."""
     columns = _differing(members)
-    names = [describe_setting(row, columns) for row in members.to_dict("records")]
+    names = [describe_setting(row, columns) for _, row in members.iterrows()]
     counts = Counter(names)
     return [name if counts[name] == 1 else f"{name} ({i})" for name, i in zip(names, members.index, strict=True)]
 

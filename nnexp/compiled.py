@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 
     `optimizer` is a key of `UPDATES`; `momentum`, `nesterov` and `weight_decay` say which of its terms there are,
     `dropout` and `l2` whether there is any; how much of each is a number given to every call. `compiled` is what XLA
-    compiles: the whole "epoch", the optimizer's "update" alone, or "nothing"; the rest runs by TensorFlow's own kernels.
+    compiles: the whole "epoch", the optimizer's "update" alone, or "nothing"; TensorFlow's own kernels do the rest.
     """
 
     filters: tuple[int, ...]
@@ -99,20 +99,23 @@ def pool(images: tf.Tensor, xla: bool) -> tf.Tensor:
     return tf.maximum(tf.maximum(top_left, top_right), tf.maximum(low_left, low_right))
 
 
-@tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
-def draw_keep(shape: tuple[int, ...], rate: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def draw_keep(shape: tf.Tensor, rate: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Which values a dropout layer keeps: bool of `shape`, each True with probability 1 - `rate`.
 
     The stream: Threefry (Salmon et al. 2011) keyed by `seed`, int32 [the layer's seed, number of the step from 0]; a
-    value is kept where its uniform number in [0, 1) is at least `rate`. TensorFlow has Threefry on a CPU only under
-    XLA, so that this is compiled for either engine; Philox, Keras's choice, costs a third of an epoch there.
+    value is kept where its uniform number in [0, 1) is at least `rate`.
     """
     return tf.random.stateless_uniform(shape, seed, alg="threefry") >= rate
 
 
 def drop(inputs: tf.Tensor, rate: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Dropout (Srivastava et al. 2014): zero with probability `rate`, else scaled by 1 / (1 - rate)."""
-    return tf.where(draw_keep(tuple(inputs.shape), rate, seed), inputs / (1 - rate), 0.0)
+    """Dropout (Srivastava et al. 2014): zero with probability `rate`, else scaled by 1 / (1 - rate).
+
+    TensorFlow has Threefry on a CPU only under XLA, so the mask is compiled in either engine; Philox, Keras's choice,
+    would cost a third of an epoch. Wrapped here and not globally, so that the graphs go with the program.
+    """
+    draw = tf.function(draw_keep, jit_compile=True, autograph=False)
+    return tf.where(draw(tf.shape(inputs), rate, seed), inputs / (1 - rate), 0.0)
 
 
 def compute_logits(
@@ -215,7 +218,7 @@ def square_sum(kernel: tf.Tensor) -> tf.Tensor:
 def train_step(
     plan: Plan, state: State, images: tf.Tensor, labels: tf.Tensor, numbers: Numbers
 ) -> tuple[State, tf.Tensor, tf.Tensor]:
-    """One batch -> (state, loss with penalties, number of right answers before the update, both summed over the batch)."""
+    """One batch -> (state, loss with penalties and number of right answers before the update, summed over the batch)."""
     with tf.GradientTape() as tape:
         tape.watch(state.weights)
         logits = compute_logits(plan, state.weights, images, numbers, state.step)

@@ -5,13 +5,14 @@ as it is made, so that whoever holds one holds a legal one.
 """
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -31,6 +32,7 @@ OPTIMIZER_NUMBERS = {
     "rmsprop": ("rho", "momentum", "epsilon"),
 }
 """What an optimizer takes beside its learning rate."""
+MAX_LABEL = 90  # characters; with seed and digits a run_id has at most 110
 MAX_POOLINGS = 4  # 28 pixels halve to 14, 7, 3 and 1
 
 
@@ -63,14 +65,25 @@ DATASETS = {
 
 
 def setting(
-    expected: str, valid: Callable[[Any], bool], *, identity: bool = True, default: Any = dataclasses.MISSING
+    expected: str,
+    valid: Callable[[Any], bool],
+    *,
+    names: Sequence[str] = (),
+    identity: bool = True,
+    default: Any = dataclasses.MISSING,
 ) -> Any:
-    """Declare a setting: what a legal value is in words and as a test, and whether it is part of a run's identity."""
-    return field(default=default, metadata={"expected": expected, "valid": valid, "identity": identity})
+    """Declare a setting: what a legal value is in words and as a test, and whether it is part of a run's identity.
+
+    Args:
+        names: the legal values where they are words, of which the nearest to a typo is shown.
+    """
+    metadata = {"expected": expected, "valid": valid, "names": names, "identity": identity}
+    return field(default=default, metadata=metadata)
 
 
-def _one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
-    return "one of " + ", ".join(names), lambda value: value in names
+def choice(names: Sequence[str]) -> Any:
+    """Declare a setting that is one of some words."""
+    return setting("one of " + ", ".join(names), lambda value: value in names, names=names)
 
 
 def _optional(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -116,14 +129,14 @@ class ModelConfig:
 
     filters: list[int] = setting("a list of integers >= 1, such as [32, 64]", _is_list_of_positive)
     units: list[int] = setting("a list of integers >= 1, such as [128]", _is_list_of_positive)
-    activation: str = setting(*_one_of(ACTIVATIONS))
+    activation: str = choice(ACTIVATIONS)
 
 
 @dataclass
 class OptimizerConfig:
     """A Keras optimizer and its numbers; those that it does not take are null."""
 
-    name: str = setting(*_one_of(tuple(OPTIMIZER_NUMBERS)))
+    name: str = choice(tuple(OPTIMIZER_NUMBERS))
     learning_rate: float = setting("a number > 0", _is_positive)
     momentum: float | None = setting("a number in [0, 1)", _optional(_is_share), default=None)
     nesterov: bool | None = setting("true or false", lambda value: True, default=None)
@@ -138,7 +151,7 @@ class OptimizerConfig:
 class DataConfig:
     """The data set and how it is split."""
 
-    name: str = setting(*_one_of(tuple(DATASETS)))
+    name: str = choice(tuple(DATASETS))
     directory: str | None = setting(
         "an existing directory with the data set's four files, or null",
         _optional(lambda value: Path(value).is_dir()),
@@ -167,7 +180,7 @@ class Config:
     early_stopping: int | None = setting("an integer >= 1, or null", _optional(lambda value: value >= 1))
     seed: int = setting("an integer from 0 to 2147483647", lambda value: 0 <= value < 2**31)
     threads: int = setting("an integer >= 1", lambda value: value >= 1)
-    engine: str = setting(*_one_of(ENGINES))
+    engine: str = choice(ENGINES)
     xla: str = setting("auto, true or false", lambda value: value.lower() in ("auto", "true", "false"))
     save_model: bool = setting("true or false", lambda value: True, identity=False)
     outputs: str = setting("a directory that can be written", lambda value: is_writable(Path(value)), identity=False)
@@ -252,7 +265,7 @@ class Config:
             parts.append(f"l2-{self.l2:g}")
         if self.data.name != "fashion_mnist":
             parts.append(self.data.name)
-        return "-".join([*parts, self.optimizer.name, f"e{self.epochs}"])
+        return "-".join([*parts, self.optimizer.name, f"e{self.epochs}"])[:MAX_LABEL]
 
 
 def walk_settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
@@ -269,7 +282,8 @@ def _range_problems(config: Config) -> Iterator[str]:
     for key, value, spec in walk_settings(config):
         is_nan = isinstance(value, float) and math.isnan(value)
         if is_nan or not spec.metadata["valid"](value):
-            yield f"{key}: expected {spec.metadata['expected']}; received {format_value(value)}"
+            hint = nearest(str(value), spec.metadata["names"])
+            yield f"{key}: expected {spec.metadata['expected']}; received {format_value(value)}{hint}"
 
 
 def _optimizer_problems(optimizer: OptimizerConfig) -> Iterator[str]:
@@ -312,12 +326,20 @@ def _cross_problems(config: Config) -> Iterator[str]:
             f"batch_size: expected at most {config.train_size}, the number of training images; "
             f"received {config.batch_size}"
         )
+    if data.name == "sample" and data.directory is not None:
+        yield f"data.directory: expected null, because the sample ships with nnexp; received {data.directory}"
     if config.early_stopping is not None and not data.validation_size:
         yield (
             "early_stopping: expected data.validation_size > 0, because the epoch to stop at is chosen on "
             f"validation images (try data.validation_size=5000); received early_stopping={config.early_stopping} "
             "without a validation set"
         )
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Ask whether the most similar of `names` was meant; empty where none is similar."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f". Did you mean {near[0]}?" if near else ""
 
 
 def format_value(value: Any) -> str:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nnexp.config import SettingError
@@ -17,13 +16,17 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def show_warnings() -> None:
-    """Send the warnings of nnexp and of Python to stderr, a line each."""
-    handler = RichHandler(console=err, show_time=False, show_path=False, show_level=False, markup=False)
-    handler.setLevel(logging.WARNING)
+    """Send the warnings of nnexp and of Python to stderr, each whole on its line."""
+    handler = _WarningLines(logging.WARNING)
     logging.captureWarnings(True)
     for name in ("nnexp", "py.warnings"):
         logging.getLogger(name).handlers[:] = [handler]
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+class _WarningLines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(record.getMessage().rstrip(), markup=False)
 
 
 def report_wrong_settings(error: SettingError) -> None:

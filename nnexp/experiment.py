@@ -97,7 +97,7 @@ def run_experiment(config: Config, on_epoch: Callable[[int, float], None], direc
 @contextlib.contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     """Write what nnexp, and Python's warnings, log to a run's own file, beside wherever else it goes."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("nnexp", "py.warnings")]
     for logger in loggers:
@@ -107,4 +107,12 @@ def _log_to(path: Path) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # as in _RunLog
+            handler.close()
+
+
+class _RunLog(logging.FileHandler):
+    """On a full disk it loses lines without a word: that the disk is full is said when the result is written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on."""

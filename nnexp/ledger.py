@@ -4,8 +4,8 @@ The truth is `runs/<run_id>/result.json`, written whole or not at all. `results.
 a row is appended as each run ends, and `heal` mends what a killed process left behind.
 
 The claims and the table change only under one short lock, `.ledger/lock`. A process that runs a cell holds a claim
-on it: a locked file in `.ledger/claims` with the record that stands if the process never writes another. The lock
-ends with the process and the file stays, which is how a run that was cut off is told from one that is going on.
+on it, in `.ledger/claims`: a lock, and a note of the record that stands if the process never writes another. The lock
+ends with the process and the note stays, which is how a run that was cut off is told from one that is going on.
 """
 
 import contextlib
@@ -46,10 +46,16 @@ COLUMNS = (
 ZERO_WHEN_FAILED = ("epochs_run", "best_epoch", "parameters")
 """0 in a failed row, so that it does not turn a column of whole numbers into floats."""
 
+RESULT, FAILURE = "result.json", "failure.json"
+"""A run's record; and that of a later attempt that failed and so did not take the place of a finished one."""
+
+VERSIONS = ("nnexp", "tensorflow", "keras", "python")
+
 DIED = "Died: its process ended without a result (killed, out of memory, or crashed)"
 """The error of a run that took its process down."""
 
 Record = dict[str, Any]
+Stamp = tuple[tuple[int, int], ...]
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +90,18 @@ class Claim:
     Attributes:
         record: what stands if the process never records anything else.
         replaces: the run's row in the table as it was when claimed, or "".
+        in_doubt: whether the record is being written, and its row may not have been.
     """
 
-    path: Path
     lock: FileLock
     record: Record
     replaces: str
+    in_doubt: bool = False
+
+    @property
+    def note(self) -> Path:
+        """The file that tells others of the claim, when its process is gone."""
+        return Path(self.lock.lock_file).with_suffix(".json")
 
 
 class Ledger:
@@ -104,10 +116,11 @@ class Ledger:
 
     def read_record(self, run_id: str) -> Record | None:
         """The record of a run, or None where there is none."""
-        try:
-            return upgrade_record(json.loads((self.runs / run_id / "result.json").read_bytes()))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return _read_json(self.runs / run_id / RESULT)
+
+    def read_last(self, run_id: str) -> Record | None:
+        """The record of the last attempt at a run: of its failure, if it failed when it was forced over a result."""
+        return _read_json(self.runs / run_id / FAILURE) or self.read_record(run_id)
 
     def read_settled(self, config: Config) -> Record | None:
         """The record of exactly these settings, finished or failed, or None.
@@ -126,33 +139,36 @@ class Ledger:
     def claim(self, config: Config, command: str, provenance: dict[str, Any]) -> Claim | None:
         """Claim a run for this process; None where another process is running it."""
         with _explain_full_disk(f"could not claim {config.run_id}"), self._locked():
-            path = self._claims / f"{config.run_id}.json"
+            path = self._claims / f"{config.run_id}.lock"
+            self._bury(path)
             lock = FileLock(path)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 return None
-            if path.stat().st_size:
-                self._bury(path)
             previous = self.read_record(config.run_id)
             record = make_record(config, Result(error=DIED, provenance=provenance), command)
-            claim = Claim(path, lock, record, format_row(previous) if previous else "")
+            claim = Claim(lock, record, format_row(previous) if previous else "")
             try:
-                path.write_text(json.dumps({"record": record, "replaces": claim.replaces}), encoding="utf-8")
+                claim.note.write_text(json.dumps({"record": record, "replaces": claim.replaces}))
+                (self.runs / config.run_id).mkdir(parents=True, exist_ok=True)
+                (self.runs / config.run_id / "run.log").touch()
             except OSError:
                 self.release(claim)
                 raise
-            (self.runs / config.run_id).mkdir(parents=True, exist_ok=True)
         return claim
 
     def release(self, claim: Claim) -> None:
         """Give a claim back; what was recorded stays."""
-        claim.path.unlink(missing_ok=True)
-        claim.lock.release()
+        with self._locked():
+            if claim.in_doubt:
+                self._settle(claim.note, died=False)
+            _remove_claim(claim.note)
+            claim.lock.release()
 
     def is_running(self, run_id: str) -> bool:
         """Whether a living process holds the claim on a run."""
-        path = self._claims / f"{run_id}.json"
+        path = self._claims / f"{run_id}.lock"
         if not path.exists():
             return False
         with self._locked():
@@ -166,15 +182,14 @@ class Ledger:
         """
         record = claim.record | fill_record(claim.record, result)
         directory = self.runs / record["run_id"]
-        previous = self.read_record(record["run_id"])
-        if result.error and previous and previous["status"] == "finished":
-            return record
         with _explain_full_disk(f"could not record {record['run_id']}"):
             if result.history:
                 _write_whole(directory / "history.csv", _format_table(result.history))
             if result.predictions:
                 _write_whole(directory / "predictions.npz", _format_arrays(result.predictions))
+            claim.in_doubt = True
             self._commit(record, claim.replaces)
+            claim.in_doubt = False
         return record
 
     def keep_environment(self, packages: str) -> None:
@@ -190,10 +205,9 @@ class Ledger:
         if not self.runs.is_dir() and not self.table.exists():
             return
         with _explain_full_disk("could not bring the table up to date"), self._locked():
-            for path in sorted(self._claims.glob("*.json")):
-                if _is_abandoned(path):
-                    self._bury(path)
-            for temporary in self.outputs.glob(".*.tmp"):
+            for path in sorted(self._claims.glob("*.lock")):
+                self._bury(path)
+            for temporary in self.outputs.glob(f".{self.table.name}.*.tmp"):
                 temporary.unlink()
             if not self._is_table_current():
                 self._rewrite_table()
@@ -208,23 +222,17 @@ class Ledger:
         """Take back the claims of processes that were stopped on purpose: their cells count as not run."""
         with self._locked():
             for run_id in run_ids:
-                path = self._claims / f"{run_id}.json"
-                if path.exists() and _is_abandoned(path):
-                    self._drop_temporary(run_id)
-                    path.unlink()
+                self._bury(self._claims / f"{run_id}.lock", died=False)
 
-    def stamp(self, run_id: str) -> int:
-        """Changes when a run is recorded (again); 0 where it never was."""
-        try:
-            return (self.runs / run_id / "result.json").stat().st_mtime_ns
-        except (FileNotFoundError, NotADirectoryError):
-            return 0
+    def stamp(self, run_id: str) -> Stamp:
+        """Changes whenever an attempt at a run is recorded."""
+        return tuple(_stamp(self.runs / run_id / name) for name in (RESULT, FAILURE))
 
     def read_finished_rows(self) -> list[dict[str, str]]:
         """The finished rows of the table, as text by column."""
         if not self.table.exists():
             return []
-        with open(self.table, newline="", encoding="utf-8") as table:
+        with open(self.table, newline="", encoding="utf-8", errors="replace") as table:
             return [row for row in csv.DictReader(table) if row.get("status") == "finished"]
 
     @contextlib.contextmanager
@@ -234,10 +242,15 @@ class Ledger:
             yield
 
     def _commit(self, record: Record, replaces: str) -> None:
-        path = self.runs / record["run_id"] / "result.json"
-        temporary = _write_temporary(path, (json.dumps(record, indent=1) + "\n").encode())
+        directory, content = self.runs / record["run_id"], (json.dumps(record, indent=1) + "\n").encode()
+        previous = self.read_record(record["run_id"])
+        if record["status"] == "failed" and previous and previous["status"] == "finished":
+            _write_whole(directory / FAILURE, content)
+            return
+        temporary = _write_temporary(directory / RESULT, content)
         with self._locked():
-            os.replace(temporary, path)
+            os.replace(temporary, directory / RESULT)
+            (directory / FAILURE).unlink(missing_ok=True)
             if replaces or not self._append_row(record):
                 self._rewrite_table(replaces)
 
@@ -248,7 +261,7 @@ class Ledger:
         with open(self.table, "r+b", buffering=0) as table:
             is_ours = table.read(len(_HEADER)) == _HEADER.encode()
             end = table.seek(0, os.SEEK_END)
-            table.seek(end - 1)
+            table.seek(max(end - 1, 0))
             if not is_ours or table.read(1) != b"\n":
                 return False
             row = format_row(record).encode()
@@ -265,13 +278,13 @@ class Ledger:
         """Whether header and run_ids are those of the records; the rest of a row is looked at when it is rewritten."""
         recorded = {entry.name for entry in os.scandir(self.runs)} if self.runs.is_dir() else set()
         if not self.table.exists():
-            return not any((self.runs / run_id / "result.json").exists() for run_id in recorded)
+            return not any((self.runs / run_id / RESULT).exists() for run_id in recorded)
         lines = self.table.read_bytes().decode("utf-8", "replace").splitlines(keepends=True)
         run_ids = [line.partition(",")[0] for line in lines[1:]]
         if lines[:1] != [_HEADER] or not lines[-1].endswith("\n") or len(set(run_ids)) < len(run_ids):
             return False
         unlisted = recorded.difference(run_ids)
-        return recorded.issuperset(run_ids) and not any((self.runs / id_ / "result.json").exists() for id_ in unlisted)
+        return recorded.issuperset(run_ids) and not any((self.runs / id_ / RESULT).exists() for id_ in unlisted)
 
     def _rewrite_table(self, replaces: str = "") -> None:
         """Bring every row up to its record, each in its place; keep a table that other hands have changed aside.
@@ -279,7 +292,7 @@ class Ledger:
         Args:
             replaces: a row that is known to be out of date, because the run has been recorded anew.
         """
-        records = [upgrade_record(json.loads(path.read_bytes())) for path in self.runs.glob("*/result.json")]
+        records = [record for path in self.runs.glob(f"*/{RESULT}") if (record := _read_json(path))]
         records.sort(key=lambda record: (record["finished_at"], record["run_id"]))
         missing = {record["run_id"]: format_row(record) for record in records}
         old = self.table.read_bytes().decode("utf-8", "replace") if self.table.exists() else _HEADER
@@ -305,19 +318,26 @@ class Ledger:
             *(self.table.name, kept.name),
         )
 
-    def _bury(self, path: Path) -> None:
-        """Settle an abandoned claim: the run counts as failed, unless its record had been written."""
-        with contextlib.suppress(json.JSONDecodeError):  # cut off while the claim was being written: nothing had begun
-            note = json.loads(path.read_bytes())
-            run_id, started_at = note["record"]["run_id"], note["record"]["started_at"]
-            self._drop_temporary(run_id)
-            record = self.read_record(run_id)
-            if record is None or (record["status"] == "failed" and record["started_at"] != started_at):
-                self._commit(note["record"], note["replaces"])
-                log.warning("%s was cut off and counts as failed until it is run again", run_id)
-            elif record["started_at"] == started_at:
-                self._rewrite_table(note["replaces"])
-        path.unlink()
+    def _bury(self, path: Path, died: bool = True) -> None:
+        """Settle and remove a claim that no living process holds."""
+        if path.exists() and _is_abandoned(path):
+            self._settle(path.with_suffix(".json"), died)
+            _remove_claim(path)
+
+    def _settle(self, note: Path, died: bool = True) -> None:
+        """Bring a claim to its end: its run is recorded, or counts as failed if its process died of itself."""
+        try:
+            content = json.loads(note.read_bytes())
+        except (FileNotFoundError, json.JSONDecodeError):  # cut off before the claim was written: nothing had begun
+            return
+        record, run_id = content["record"], content["record"]["run_id"]
+        self._drop_temporary(run_id)
+        last = self.read_last(run_id)
+        if last and last["started_at"] == record["started_at"]:
+            self._rewrite_table(content["replaces"])
+        elif died:
+            self._commit(record, content["replaces"])
+            log.warning("%s was cut off and counts as failed until it is run again", run_id)
 
     def _drop_temporary(self, run_id: str) -> None:
         for temporary in (self.runs / run_id).glob(".*.tmp"):
@@ -330,10 +350,11 @@ def upgrade_record(record: Record) -> Record:
     Raises:
         LedgerError: if it is of a newer nnexp.
     """
-    if not 1 <= record["schema"] <= SCHEMA_VERSION:
+    schema = record.get("schema")
+    if schema not in range(1, SCHEMA_VERSION + 1):
         raise LedgerError(
-            f"{record['run_id']}: expected a record of schema 1 to {SCHEMA_VERSION}; received schema "
-            f"{record['schema']}, of a newer nnexp. Install that one to read these results"
+            f"{record.get('run_id')}: expected a record of schema 1 to {SCHEMA_VERSION}; received schema {schema}, "
+            "of a newer nnexp. Install that one to read these results"
         )
     return record  # schema 1 is the first: there is nothing to upgrade yet
 
@@ -366,7 +387,7 @@ def fill_record(record: Record, result: Result) -> Record:
         "finished_at": _now(),
         "scores": result.scores,
         "provenance": record.get("provenance", {}) | result.provenance,
-        "error": " ".join(result.error.split())[:500],
+        "error": "".join(letter if letter.isprintable() else " " for letter in " ".join(result.error.split()))[:500],
     }
 
 
@@ -388,7 +409,13 @@ def format_row(record: Record) -> str:
             "data": data["name"],
         }
     )
+    values |= {column: _format_version(values.get(column, "")) for column in VERSIONS}
     return _format_line(values.get(column, "") for column in COLUMNS)
+
+
+def _format_version(version: str) -> str:
+    """A version that does not read as a number: 2.22 is 2.22.0."""
+    return f"{version}.0" if version.count(".") == 1 else version
 
 
 def _format_line(values: Iterable[Any]) -> str:
@@ -413,13 +440,34 @@ def _format_arrays(arrays: dict[str, Any]) -> bytes:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether no living process holds the lock on a claim."""
+    """Whether no living process holds the lock of a claim."""
     lock = FileLock(path)
     try:
         with lock.acquire(timeout=0):
             return True
     except Timeout:
         return False
+
+
+def _remove_claim(path: Path) -> None:
+    for suffix in (".json", ".lock"):  # the lock last: a claim is found by it
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> Record | None:
+    try:
+        return upgrade_record(dict(json.loads(path.read_bytes())))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise LedgerError(f"{path} is not a record ({error}); remove it, and its run counts as not run") from error
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        return path.stat().st_ino, path.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return 0, 0
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -49,13 +49,13 @@ def format_comparison(comparison: pd.DataFrame, style: str) -> str:
         return comparison.to_csv(index=False, lineterminator="\n")
     if style == "json":
         return comparison.to_json(orient="records", indent=1, double_precision=10) + "\n"
-    rows = [_format_row(row) for row in comparison.to_dict("records")]
+    rows = [_format_row(row) for _, row in comparison.iterrows()]
     if style == "markdown":
         return _format_markdown(rows)
     return _format_text(rows) + "\n" + "\n".join(_list_sentences(comparison)) + "\n"
 
 
-def _format_row(row: dict[str, Any]) -> dict[str, str]:
+def _format_row(row: "pd.Series[Any]") -> dict[str, str]:
     cells = {"setting": str(row["name"])}
     for score in SCORES:
         mean, low, high = row[score], row[f"{score}_low"], row[f"{score}_high"]

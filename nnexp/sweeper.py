@@ -5,9 +5,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
@@ -25,10 +24,14 @@ from nnexp.compose import Composer
 from nnexp.config import Config, SettingError
 from nnexp.console import err, format_run, format_seconds, out, report_wrong_settings, show_runs
 from nnexp.experiment import is_done
-from nnexp.ledger import DIED, Ledger, LedgerError
+from nnexp.ledger import DIED, Ledger, LedgerError, Record, Stamp
 
 POLL_SECONDS = 0.2
-ALIKE_IN_A_SWEEP = ("threads", "outputs", "force", "dry_run", "fail_fast")
+ALIKE_IN_A_SWEEP = ("threads", "save_model", "outputs", "force", "dry_run", "fail_fast")
+
+
+class SweepError(RuntimeError):
+    """The sweep cannot go on; the message says why."""
 
 
 @dataclass
@@ -63,7 +66,7 @@ class GridSweeper(Sweeper):
             raise SystemExit(2) from None
         try:
             raise SystemExit(sweep.run())
-        except LedgerError as error:
+        except (LedgerError, SweepError) as error:
             err.print(f"nnexp: {error}", markup=False)
             raise SystemExit(1) from None
 
@@ -119,11 +122,12 @@ class Sweep:
         self._hydra_config = hydra_config
         self._config = cells[0].config
         self._ledger = Ledger(self._config.outputs)
-        self._started_at = datetime.now(UTC).isoformat(timespec="microseconds")
+        self._stamps: dict[str, Stamp] = {}
 
     def run(self) -> int:
         """Print the plan, run what is missing, print the account; returns the exit code."""
         self._ledger.heal()
+        self._stamps = {cell.config.run_id: self._ledger.stamp(cell.config.run_id) for cell in self._cells}
         records = {id(cell): self._ledger.read_settled(cell.config) for cell in self._cells}
         to_run = [cell for cell in self._cells if not is_done(records[id(cell)], cell.config)]
         failed = [cell for cell in to_run if (record := records[id(cell)]) and record["status"] == "failed"]
@@ -157,13 +161,13 @@ class Sweep:
         """How long the runs may take, from those of the same model in the ledger (else any): seconds an image."""
         if not to_run:
             return []
-        rows = self._ledger.read_finished_rows()
         speeds: dict[str, list[float]] = {"": []}
-        for row in rows:
-            speed = float(row["seconds"]) / (int(row["epochs_run"]) * int(row["train_size"]))
-            speeds.setdefault(row["model"], []).append(speed)
-            speeds[""].append(speed)
-        if not rows:
+        for row in self._ledger.read_finished_rows():
+            with suppress(ValueError, TypeError, ZeroDivisionError):  # a row that a person has edited
+                speed = float(row["seconds"]) / (int(row["epochs_run"]) * int(row["train_size"]))
+                speeds.setdefault(row["model"], []).append(speed)
+                speeds[""].append(speed)
+        if not speeds[""]:
             return ["no estimate of the time before the first run"]
         seconds = sum(
             cell.config.epochs * cell.config.train_size * median(speeds.get(cell.config.model_name, speeds[""]))
@@ -181,7 +185,7 @@ class Sweep:
             suspects = [cell for cell in cells if self._has_died(cell)]
             rest = [cell for cell in cells if not self._is_settled(cell)]
             if crash and not suspects and len(rest) == len(cells):
-                raise crash
+                raise SweepError(f"the launcher broke down before a run began: {crash}") from crash
             for cell in suspects:
                 err.print(f"{cell.name}: its process died; it is tried again alone, after the others", markup=False)
             alone += suspects
@@ -220,29 +224,35 @@ class Sweep:
 
     def _is_settled(self, cell: Cell) -> bool:
         """Whether a cell needs no more running: finished, or tried since the sweep began."""
-        record = self._ledger.read_settled(cell.config)
-        if record is None:
-            return False
-        return record["started_at"] >= self._started_at or is_done(record, cell.config)
+        return self._was_tried(cell) or is_done(self._ledger.read_settled(cell.config), cell.config)
+
+    def _was_tried(self, cell: Cell) -> bool:
+        return self._ledger.stamp(cell.config.run_id) != self._stamps[cell.config.run_id]
+
+    def _read_outcome(self, cell: Cell) -> Record | None:
+        """What the sweep comes to for a cell: its last attempt in this sweep, else what was recorded before."""
+        return (
+            self._ledger.read_last(cell.config.run_id)
+            if self._was_tried(cell)
+            else self._ledger.read_settled(cell.config)
+        )
 
     def _has_died(self, cell: Cell) -> bool:
-        record = self._ledger.read_settled(cell.config)
-        return record is not None and record["error"] == DIED and record["started_at"] >= self._started_at
+        record = self._read_outcome(cell)
+        return record is not None and record["error"] == DIED and self._was_tried(cell)
 
     @contextmanager
     def _watch(self, cells: list[Cell]) -> Iterator[None]:
         """Show each run as its record appears, whoever writes it; under fail_fast the first failure stops the sweep."""
-        pending = {cell.config.run_id: (cell, self._ledger.stamp(cell.config.run_id)) for cell in cells}
+        pending = list(cells)
         ended = threading.Event()
 
         def show(last: bool) -> None:
-            for run_id, (cell, stamp) in list(pending.items()):
-                if self._ledger.stamp(run_id) == stamp:
-                    continue
-                record = self._ledger.read_record(run_id)
+            for cell in [cell for cell in pending if self._was_tried(cell)]:
+                record = self._read_outcome(cell)
                 if record is None or (record["error"] == DIED and not last):
                     continue
-                del pending[run_id]
+                pending.remove(cell)
                 failed = record["status"] == "failed"
                 count(format_run(record, cell.name), failed)
                 if failed and self._config.fail_fast and not last:
@@ -263,7 +273,7 @@ class Sweep:
                 show(last=True)
 
     def _print_account(self) -> int:
-        records = [(cell, self._ledger.read_settled(cell.config)) for cell in self._cells]
+        records = [(cell, self._read_outcome(cell)) for cell in self._cells]
         failed = [(cell, record) for cell, record in records if record and record["status"] == "failed"]
         finished = sum(record is not None and record["status"] == "finished" for _, record in records)
         out.print(f"{finished} finished, {len(failed)} failed; all are in {self._ledger.table}", markup=False)
