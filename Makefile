@@ -1,12 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+TORCH := torch==2.13.0+cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run sweep table test reproducible simulate lint clean
+.PHONY: help setup data run sweep table report test simulate bench bench-quick bench-ledger bench-equivalence chaos reproducible browser lint clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 run: setup ## the lesson's study on the full data, then its table; sets everything up first
 	$(BIN)/nnexp study=lesson $(ARGS)
@@ -18,18 +19,41 @@ sweep: setup ## a sweep of your own: make sweep ARGS="dropout=0,0.5 seed=0,1,2"
 table: setup ## the comparison of what has been run
 	$(BIN)/nnexp-results table
 
-test: setup ## all tests
-	$(BIN)/pytest $(ARGS)
+report: setup ## the page outputs/report.html
+	$(BIN)/nnexp-results report
 
-reproducible: setup ## 30 random cells under eight conditions: the same bits? into docs/reproducible.md, 10 minutes
-	$(BIN)/python benchmarks/reproducible.py $(ARGS)
+browser: ## Chromium, for the tests of the page (Debian, Ubuntu; as root)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { test "$$(id -u)" = 0 || { echo 'No Chromium, and not root: the tests of the page will be skipped. sudo make browser'; exit 0; }; \
+	    apt-get update -qq && apt-get install -y -qq chromium chromium-driver; }
+
+test: setup browser ## all tests
+	$(BIN)/pytest $(ARGS)
 
 simulate: setup ## how often the verdicts are wrong, in simulation: about 20 minutes
 	$(BIN)/python benchmarks/simulate_verdicts.py
 
+bench-ledger: setup ## how long the ledger takes with 10,000 runs in it
+	$(BIN)/python benchmarks/bench_ledger.py
+
+chaos: setup ## kill sweeps at random moments, 100 times (about two hours); writes docs/chaos.md
+	$(BIN)/python benchmarks/chaos.py $(ARGS)
+
+reproducible: setup ## 30 random cells under eight conditions: the same bits? into docs/reproducible.md, 10 minutes
+	$(BIN)/python benchmarks/reproducible.py $(ARGS)
+
 lint: setup ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy nnexp
+
+bench: .venv/bench data ## how fast, against stock fit and others: benchmarks/RESULTS.md; a quarter of an hour
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-quick: .venv/bench data ## tries the benchmark itself; its figures mean nothing
+	$(BIN)/python benchmarks/bench.py --quick
+
+bench-equivalence: setup ## whether both engines train equally well: benchmarks/EQUIVALENCE.md; can be gone on with
+	$(BIN)/python benchmarks/equivalence.py $(ARGS)
 
 setup: .venv/installed data ## .venv with the package, and the data; what the other targets start with
 
@@ -42,6 +66,13 @@ data: .venv/installed
 	$(PYTHON) -m venv .venv
 	@echo 'Installing TensorFlow and the rest into .venv; this takes a minute or two.'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.venv/bench: .venv/installed
+	@echo 'Installing PyTorch (for CPUs), JAX and scikit-learn into .venv.'
+	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)' || \
+	  $(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)' --index-url https://download.pytorch.org/whl/cpu
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch $@
 
 clean: ## remove .venv and build files; never outputs/

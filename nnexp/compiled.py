@@ -31,8 +31,9 @@ class Plan(NamedTuple):
     """What a program is compiled for.
 
     `optimizer` is a key of `UPDATES`; `momentum`, `nesterov` and `weight_decay` say which of its terms there are,
-    `dropout` and `l2` whether there is any; how much of each is a number given to every call. `compiled` is what XLA
-    compiles: the whole "epoch", the optimizer's "update" alone, or "nothing"; TensorFlow's own kernels do the rest.
+    `dropout` and `l2` whether there is any; how much of each is a number given to every call. `xla`: whether XLA
+    compiles the whole epoch; else TensorFlow's own kernels run it, and XLA compiles only the optimizer's update (one
+    pass over the weights instead of ten) and the dropout masks.
     """
 
     filters: tuple[int, ...]
@@ -45,7 +46,7 @@ class Plan(NamedTuple):
     dropout: bool
     l2: bool
     batch_size: int
-    compiled: str
+    xla: bool
 
 
 class State(NamedTuple):
@@ -126,12 +127,11 @@ def compute_logits(
     With `step` as in training (dropout on), with None as in inference.
     """
     activate = keras.activations.get(plan.activation)
-    xla = plan.compiled == "epoch"
     remaining = iter(weights)
     outputs = images
     for _ in plan.filters:
         kernel, bias = next(remaining), next(remaining)
-        outputs = pool(activate(convolve(outputs, kernel, xla) + bias), xla)
+        outputs = pool(activate(convolve(outputs, kernel, plan.xla) + bias), plan.xla)
     outputs = tf.reshape(outputs, [-1, np.prod(outputs.shape[1:])])
     for layer, _ in enumerate(plan.units):
         kernel, bias = next(remaining), next(remaining)
@@ -218,7 +218,7 @@ def square_sum(kernel: tf.Tensor) -> tf.Tensor:
 def train_step(
     plan: Plan, state: State, images: tf.Tensor, labels: tf.Tensor, numbers: Numbers
 ) -> tuple[State, tf.Tensor, tf.Tensor]:
-    """One batch -> (state, loss with penalties and number of right answers before the update, summed over the batch)."""
+    """One batch -> (state, loss with penalties and number of right answers before it, summed over the batch)."""
     with tf.GradientTape() as tape:
         tape.watch(state.weights)
         logits = compute_logits(plan, state.weights, images, numbers, state.step)
@@ -230,7 +230,7 @@ def train_step(
         gradients[::2] = [g + numbers["l2"] * (2 * k) for g, k in zip(gradients[::2], kernels, strict=True)]
     right = tf.argmax(logits, axis=1, output_type=tf.int32) == labels
     count = tf.reduce_sum(tf.cast(right, tf.int32))
-    update = tf.function(partial(apply_gradients, plan), jit_compile=plan.compiled != "nothing", autograph=False)
+    update = tf.function(partial(apply_gradients, plan), jit_compile=True, autograph=False)
     return update(state, gradients, numbers), loss * images.shape[0], count
 
 
@@ -274,7 +274,7 @@ def score_chunk(
 @lru_cache(maxsize=PROGRAMS)
 def build_program(plan: Plan) -> Program:
     """The functions of a plan, traced and compiled at their first call, and again for another number of images."""
-    compiled = partial(tf.function, jit_compile=plan.compiled == "epoch", autograph=False)
+    compiled = partial(tf.function, jit_compile=plan.xla, autograph=False)
     return Program(compiled(partial(train_epoch, plan)), compiled(partial(score_chunk, plan)))
 
 
@@ -316,7 +316,7 @@ def plan_run(config: Config) -> Plan:
         dropout=config.dropout > 0,
         l2=config.l2 > 0,
         batch_size=config.batch_size,
-        compiled="epoch" if config.use_xla else "nothing",
+        xla=config.use_xla,
     )
 
 

@@ -61,7 +61,7 @@ def _attempt(config: Config, on_epoch: Callable[[int, float], None], directory: 
         result = run_experiment(config, on_epoch, directory)
         log.info("finished: %s", result.scores)
     except Exception as error:  # whatever goes wrong in a run is that run's result
-        log.info("failed", exc_info=True)
+        log.info("failed", exc_info=True)  # info: on the console the reason is enough
         return Result(error=f"{type(error).__name__}: {error}")
     return result
 
@@ -101,6 +101,7 @@ def _log_to(path: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("nnexp", "py.warnings")]
     for logger in loggers:
+        logger.setLevel(logging.INFO)
         logger.addHandler(handler)
     try:
         yield

@@ -350,11 +350,10 @@ def upgrade_record(record: Record) -> Record:
     Raises:
         LedgerError: if it is of a newer nnexp.
     """
-    schema = record.get("schema")
-    if schema not in range(1, SCHEMA_VERSION + 1):
+    if not 1 <= record["schema"] <= SCHEMA_VERSION:
         raise LedgerError(
-            f"{record.get('run_id')}: expected a record of schema 1 to {SCHEMA_VERSION}; received schema {schema}, "
-            "of a newer nnexp. Install that one to read these results"
+            f"{record['run_id']}: expected a record of schema 1 to {SCHEMA_VERSION}; received schema "
+            f"{record['schema']}, of a newer nnexp. Install that one to read these results"
         )
     return record  # schema 1 is the first: there is nothing to upgrade yet
 
@@ -456,7 +455,7 @@ def _remove_claim(path: Path) -> None:
 
 def _read_json(path: Path) -> Record | None:
     try:
-        return upgrade_record(dict(json.loads(path.read_bytes())))
+        return upgrade_record(json.loads(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:

@@ -28,6 +28,12 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
 
 
+class Target(StrEnum):
+    """What runs can be exported to."""
+
+    MLFLOW = "mlflow"
+
+
 def main() -> None:
     """Run a command: 0 done, 1 something failed, 2 a wrong argument."""
     show_warnings()
@@ -51,23 +57,17 @@ def table(
     format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TEXT,
 ) -> None:
     """Compare settings: one line a setting, over its seeds."""
-    from nnexp.compare import compare_settings
-    from nnexp.report import TestLabels, format_comparison, load_results, read_history, read_predictions
+    from nnexp.report import compare_results, format_comparison, load_results
 
     ledger = open_ledger(outputs)
     results = load_results(outputs)
     if where:
         results = select_rows(results, where)
-    comparison = compare_settings(
-        results,
-        histories=lambda run_id: read_history(ledger, run_id),
-        predictions=lambda run_id: read_predictions(ledger, run_id),
-        labels=TestLabels(),
-    )
+    comparison = compare_results(ledger, results)
     if sort not in comparison.columns:
         fail(f"--sort: expected one of {', '.join(comparison.columns)}; received {sort}")
     if sort != "test_accuracy":
-        comparison = comparison.sort_values(sort, ascending=False, ignore_index=True)
+        comparison = comparison.sort_values(sort, ascending=False, ignore_index=True, kind="stable")
     print(format_comparison(comparison, format_.value), end="")
 
 
@@ -124,6 +124,44 @@ def choose_records(ledger: Ledger, run_ids: list[str], all_: bool, sample: int) 
         fail(f"expected a finished run in {ledger.runs}; there is none", code=1)
     chosen = finished if all_ else sorted(random.sample(finished, min(sample, len(finished))))
     return [find_record(ledger, run_id) for run_id in chosen]
+
+
+@app.command()
+def report(
+    outputs: Outputs = Path("outputs"),
+    png: Annotated[Path | None, typer.Option(help="A directory for the main pictures, as PNG.")] = None,
+    setting: Annotated[str, typer.Option(help="The setting_id to show first in detail; the best if left out.")] = "",
+) -> None:
+    """Write report.html: the comparison, its pictures and its evidence on one page."""
+    from nnexp.page import write_report
+
+    open_ledger(outputs)
+    try:
+        path = write_report(outputs, png, setting)
+    except ValueError as error:
+        fail(f"--setting: {error}")
+    out.print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB", markup=False)
+    if png is not None:
+        out.print(f"wrote {len(list(png.glob('*.png')))} pictures to {png}", markup=False)
+
+
+@app.command()
+def export(
+    target: Annotated[Target, typer.Argument(help="Where to.")],
+    outputs: Outputs = Path("outputs"),
+    tracking_uri: Annotated[str, typer.Option(help="MLflow's server or store; its own default if left out.")] = "",
+) -> None:
+    """Copy every run to MLflow, once: settings, scores, curves, and the model where it was saved."""
+    ledger = open_ledger(outputs)
+    try:
+        from nnexp.export import ExportError, export_mlflow
+    except ModuleNotFoundError:
+        fail('export mlflow needs an extra: pip install "nnexp[mlflow]"', code=1)
+    try:
+        counts = export_mlflow(ledger, tracking_uri)
+    except ExportError as error:
+        fail(f"export mlflow: {error}", code=1)
+    out.print(", ".join(f"{number} {what}" for what, number in counts.items()), markup=False)
 
 
 @app.command()

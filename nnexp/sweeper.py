@@ -131,7 +131,8 @@ class Sweep:
         records = {id(cell): self._ledger.read_settled(cell.config) for cell in self._cells}
         to_run = [cell for cell in self._cells if not is_done(records[id(cell)], cell.config)]
         failed = [cell for cell in to_run if (record := records[id(cell)]) and record["status"] == "failed"]
-        died = [cell for cell in failed if (records[id(cell)] or {})["error"] == DIED]
+        last = {id(cell): self._ledger.read_last(cell.config.run_id) for cell in to_run}
+        died = [cell for cell in to_run if (record := last[id(cell)]) and record["error"] == DIED]
         self._print_plan(to_run, failed)
         if self._config.dry_run:
             return 0

@@ -185,21 +185,28 @@ def test_force_runs_finished_cells_again(shell: Shell) -> None:
     assert shell.read_table()["seed"].tolist() == [0, 1]
 
 
-@BOTH
-@pytest.mark.parametrize("how", ["raise", "die"])
+@pytest.mark.parametrize(
+    ("launcher", "how"), [([], "raise"), (LOCAL, "raise"), (LOCAL, "die")], ids=["serial", "local", "local-die"]
+)
 def test_a_forced_cell_that_fails_is_said_to_fail_and_keeps_its_result(
     shell: Shell, launcher: list[str], how: str
 ) -> None:
     shell.type("-m", "seed=0,1")
-    done = shell.type(
-        "-m", "seed=0,1", "force=true", *(launcher or ["hydra.launcher.n_jobs=1", *LOCAL[:1]]), **{how: 1}
-    )
+    done = shell.type("-m", "seed=0,1", "force=true", *launcher, **{how: 1})
     assert done.returncode == 1
     assert "1 finished, 1 failed" in done.stdout and "failed: seed=1" in done.stdout
     assert shell.read_table()["status"].tolist() == ["finished", "finished"]
     assert shell.type("-m", "seed=0,1").stdout.endswith(
         f"2 finished, 0 failed; all are in {shell.outputs}/results.csv\n"
     )
+
+
+def test_a_forced_serial_sweep_that_a_cell_killed_goes_on_when_typed_again(shell: Shell) -> None:
+    shell.type("-m", "seed=0,1")
+    assert shell.type("-m", "seed=0,1", "force=true", die=0).returncode == 9
+    done = shell.type("-m", "seed=0,1", "force=true", die=0)
+    assert done.returncode == 1 and f"failed: seed=0: {DIED}" in done.stdout
+    assert shell.list_started() == [0, 1, 0, 1, 0]
 
 
 def test_failed_cells_are_tried_again(shell: Shell) -> None:

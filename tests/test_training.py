@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def train_both(config: Config, monkeypatch, perturb: float = 0.0):
     """One epoch in the same order from the same weights: the weights and running scores of either engine."""
     dataset = load_data(config.data)
     order = next(draw_orders(config, len(dataset.train_labels)))
-    engine = compiled.CompiledEngine(build_model(config), dataset, config)
+    engine = compiled.CompiledEngine(build_model(config), dataset, replace(config, xla="true"))
     ours = engine.train_epoch(order)
     streams = itertools.count(config.seed)
     with monkeypatch.context() as patch:
@@ -257,7 +258,8 @@ def read_memory() -> float:
 
 def test_memory_stays_flat_over_thirty_runs_of_equal_and_of_different_settings(compose, tmp_path):
     def run(index: int) -> None:
-        more = (f"seed={index}", f"model.units=[{8 + index // 2}]" if index % 2 else "model.units=[8]")
+        numbers = (f"seed={index}", f"l2={index % 3 / 100}", f"optimizer.learning_rate={0.001 + index / 1e5}")
+        more = (*numbers, f"model.units=[{8 + index % 4}]")
         run_experiment(compose("data.train_size=64", "epochs=1", *more), lambda epoch, accuracy: None, tmp_path)
 
     for index in range(6):
