@@ -11,9 +11,8 @@ from mlflow.exceptions import MlflowException
 
 from nnexp.config import format_value
 from nnexp.experiment import MODEL_FILE
-from nnexp.ledger import Ledger, Record
+from nnexp.ledger import Ledger, Record, flatten
 from nnexp.report import read_history
-from nnexp.results import flatten
 
 EXPERIMENT = "nnexp"
 BATCH = 1000  # metrics that MLflow takes at once

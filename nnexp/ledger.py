@@ -390,6 +390,14 @@ def fill_record(record: Record, result: Result) -> Record:
     }
 
 
+def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as (dotted key, value)."""
+    flat: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        flat += flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return flat
+
+
 def format_row(record: Record) -> str:
     """A record as its line of results.csv, with the line's end."""
     settings = record["settings"]

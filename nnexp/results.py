@@ -12,7 +12,7 @@ import typer
 
 from nnexp.config import format_value
 from nnexp.console import err, format_run, out, show_warnings
-from nnexp.ledger import Ledger, LedgerError, Record
+from nnexp.ledger import Ledger, LedgerError, Record, flatten
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -203,14 +203,6 @@ def select_rows(results: Any, where: str) -> Any:
     if rows.empty:
         fail(f"--where: no run of {len(results)} fits {where}", code=1)
     return rows
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings as (dotted key, value)."""
-    flat: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        flat += flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return flat
 
 
 def fail(message: str, code: int = 2) -> Any:

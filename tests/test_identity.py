@@ -45,7 +45,7 @@ OTHER: dict[str, tuple[Any, Config]] = {
     "optimizer.epsilon": (1e-5, BASE),
     "optimizer.weight_decay": (0.5, BASE),
     "data.name": ("fashion_mnist", compose("data=sample", "data.train_size=500")),
-    "data.directory": (os.getcwd(), BASE),
+    "data.directory": (os.getcwd(), compose("data=fashion_mnist")),
     "data.train_size": (500, BASE),
     "data.validation_size": (100, compose("data=sample", "data.train_size=500")),
     "data.split_seed": (1, BASE),
