@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from nnexp.tensorflow_start import start_tensorflow
+
+start_tensorflow(threads=1)  # before a test imports it in some other way: its threads are fixed once a process
+
 SMALL = ("data=sample", "data.train_size=200", "epochs=1", "model.units=[8]")
 """The real configuration, shrunk to a run of a second (and TensorFlow's start of some)."""
 

@@ -607,6 +607,7 @@ def test_a_sample_that_is_not_the_one_that_shipped_is_refused(
     spoil(tmp_path)
     monkeypatch.setattr("nnexp.data.resources.files", lambda _: tmp_path)
     data.read_sample.cache_clear()
+    data._load_split.cache_clear()
     with pytest.raises(DataError, match=f"sample.npz is not the sample.*Received: {received}.*Install nnexp again"):
         load_data(SAMPLE)
 

@@ -8,23 +8,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from nnexp import compiled
 from nnexp.compose import Composer, build_config_loader
 from nnexp.config import Config
-from nnexp.tensorflow_start import start_tensorflow
-
-start_tensorflow(threads=1)
-
-import keras  # noqa: E402  TensorFlow starts as it does in a run
-import tensorflow as tf  # noqa: E402
-
-from nnexp import compiled  # noqa: E402
-from nnexp.data import load_data  # noqa: E402
-from nnexp.experiment import run_experiment  # noqa: E402
-from nnexp.model import build_model  # noqa: E402
-from nnexp.training import KerasEngine, draw_orders, hash_weights, score_splits, train  # noqa: E402
+from nnexp.data import load_data
+from nnexp.experiment import run_experiment
+from nnexp.model import build_model
+from nnexp.training import KerasEngine, draw_orders, hash_weights, score_splits, train
 
 STEPS = 50
 BATCH = 32
