@@ -25,9 +25,10 @@ STEPS = 50
 BATCH = 32
 DENSE_BOUNDS = {"adam": 3e-6, "adamw": 3e-6, "sgd": 1e-6, "rmsprop": 3e-6}
 """Largest difference of a weight after 50 steps; measured: 5.6e-7, 1.0e-6, 1.2e-7, 1e-6."""
-SENSITIVITY = 30
-"""Convolutions amplify a rounding where a maximum changes hands: there the engines may differ by so many times what two
-runs of Keras differ by that start one rounding (1e-7) apart; measured: at most 8 times."""
+CONVOLUTION_BOUND = 3e-6
+"""Median difference of a weight after 50 steps with convolutions; measured: 2.6e-7. Where a maximum changes hands by a
+rounding, a few weights part by up to 1e-2, as two runs of Keras do that start one rounding apart; an error would move
+them all."""
 
 MODELS = {
     "linear": ["model=linear"],
@@ -92,7 +93,7 @@ class SharedDropout(keras.layers.Layer):
         return compiled.drop(inputs, tf.constant(self.rate), seed)
 
 
-def train_both(config: Config, monkeypatch, perturb: float = 0.0):
+def train_both(config: Config, monkeypatch):
     """One epoch in the same order from the same weights: the weights and running scores of either engine."""
     dataset = load_data(config.data)
     order = next(draw_orders(config, len(dataset.train_labels)))
@@ -102,10 +103,6 @@ def train_both(config: Config, monkeypatch, perturb: float = 0.0):
     with monkeypatch.context() as patch:
         patch.setattr(keras.layers, "Dropout", lambda rate, seed: SharedDropout(rate, next(streams)))
         model = build_model(config)
-    generator = np.random.default_rng(0)
-    for weight in model.trainable_weights:
-        signs = generator.choice([-1, 1], weight.shape)
-        weight.assign(weight.numpy() * (1 + perturb * signs).astype(np.float32))
     reference = KerasEngine(model, dataset, config)
     theirs = reference.train_epoch(order)
     return [weight.numpy() for weight in engine.weights], ours, reference.weights, theirs
@@ -113,6 +110,10 @@ def train_both(config: Config, monkeypatch, perturb: float = 0.0):
 
 def largest_difference(ours, theirs) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def median_difference(ours, theirs) -> float:
+    return float(np.median(np.concatenate([np.abs(a - b).ravel() for a, b in zip(ours, theirs, strict=True)])))
 
 
 @pytest.mark.parametrize(("model", "optimizer", "regularizer", "batches"), PAIRWISE)
@@ -123,12 +124,11 @@ def test_the_compiled_engine_trains_as_keras_does_step_by_step(
         *MODELS[model], *OPTIMIZERS[optimizer], *REGULARIZERS[regularizer], f"data.train_size={BATCHES[batches]}"
     )
     ours, our_running, theirs, their_running = train_both(config, monkeypatch)
-    bound = DENSE_BOUNDS[config.optimizer.name]
     if model == "cnn":
-        _, _, nearby, _ = train_both(config, monkeypatch, perturb=1e-7)
-        bound = max(bound, SENSITIVITY * largest_difference(theirs, nearby))
-    assert largest_difference(ours, theirs) <= bound
-    assert our_running == pytest.approx(their_running, abs=max(2e-5, bound))
+        assert median_difference(ours, theirs) <= CONVOLUTION_BOUND
+    else:
+        assert largest_difference(ours, theirs) <= DENSE_BOUNDS[config.optimizer.name]
+    assert our_running == pytest.approx(their_running, abs=2e-5)
 
 
 def test_pairwise_covers_every_legal_pair():
