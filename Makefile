@@ -36,7 +36,7 @@ simulate: setup ## how often the verdicts are wrong, in simulation: about 20 min
 bench-ledger: setup ## how long the ledger takes with 10,000 runs in it
 	$(BIN)/python benchmarks/bench_ledger.py
 
-chaos: setup ## kill sweeps at random moments, 100 times (about two hours); writes docs/chaos.md
+chaos: setup ## kill sweeps at random moments, 100 times (half an hour or more); writes docs/chaos.md
 	$(BIN)/python benchmarks/chaos.py $(ARGS)
 
 reproducible: setup ## 30 random cells under eight conditions: the same bits? into docs/reproducible.md, 10 minutes
