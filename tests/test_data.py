@@ -298,7 +298,9 @@ def test_a_good_download_lands_whole_in_the_cache_and_nothing_beside_it(
 
 
 @pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize("content", [PACKED[:-100], HTML, b"", gzip.compress(b"another")])
+@pytest.mark.parametrize(
+    "content", [PACKED[:-100], HTML, b"", gzip.compress(b"another")], ids=["truncated", "a page", "empty", "another"]
+)
 def test_nothing_of_a_broken_download_is_kept(
     name: str, content: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
