@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["compare_settings", "load_results"]
+__all__ = ["compare_settings", "load_model", "load_results"]
 
 
 def __getattr__(name: str) -> Any:
@@ -11,6 +11,10 @@ def __getattr__(name: str) -> Any:
         from nnexp.report import load_results
 
         return load_results
+    if name == "load_model":
+        from nnexp.experiment import load_model
+
+        return load_model
     if name == "compare_settings":
         from nnexp.compare import compare_settings
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnexp.config import Config
 from nnexp.data import load_data
@@ -13,6 +15,9 @@ from nnexp.model import build_model
 from nnexp.provenance import list_packages, read_provenance
 from nnexp.tensorflow_start import start_tensorflow, stderr_held_back
 from nnexp.training import hash_weights, train
+
+if TYPE_CHECKING:
+    import keras
 
 MODEL_FILE = "model.keras"
 
@@ -55,6 +60,23 @@ def is_done(record: Record | None, config: Config) -> bool:
     return not config.save_model or (Path(config.outputs) / "runs" / config.run_id / MODEL_FILE).exists()
 
 
+def load_model(run_id: str, outputs: str | Path = "outputs") -> "keras.Sequential":
+    """The Keras model that a run with `save_model=true` ended with.
+
+    Raises:
+        FileNotFoundError: if the run is not there, or has no model.
+    """
+    path = Path(outputs) / "runs" / run_id / MODEL_FILE
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{run_id}: there is no such run in {outputs}; results.csv there names the runs")
+    if not path.exists():
+        raise FileNotFoundError(f"{run_id} has no saved model; run its command again with save_model=true to get one")
+    import keras
+
+    model: keras.Sequential = keras.saving.load_model(path)
+    return model
+
+
 def _attempt(config: Config, on_epoch: Callable[[int, float], None], directory: Path) -> Result:
     try:
         log.info("started: %s", config.run_id)
@@ -79,7 +101,8 @@ def run_experiment(config: Config, on_epoch: Callable[[int, float], None], direc
     model = build_model(config)
     training = train(model, dataset, config, on_epoch)
     if config.save_model:
-        model.save(directory / MODEL_FILE)
+        model.save(directory / f".{MODEL_FILE}")
+        os.replace(directory / f".{MODEL_FILE}", directory / MODEL_FILE)
     best = training.history[training.best_epoch - 1]
     scores = {key: value for key, value in best.items() if key.startswith(("train_", "test_", "validation_"))}
     scores |= {

@@ -340,7 +340,7 @@ class Ledger:
             log.warning("%s was cut off and counts as failed until it is run again", run_id)
 
     def _drop_temporary(self, run_id: str) -> None:
-        for temporary in (self.runs / run_id).glob(".*.tmp"):
+        for temporary in (self.runs / run_id).glob(".*"):
             temporary.unlink()
 
 

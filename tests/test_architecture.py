@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "nnexp"
 FILES = {str(path.relative_to(PACKAGE).with_suffix("")): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 HOUSE = {  # file: what of nnexp it may import, a module or one name of it
-    "__init__": ("compare", "report"),
+    "__init__": ("compare", "experiment.load_model", "report"),
     "__main__": ("cli",),
     "_hydra_plugin/__init__": ("sweeper",),
     "cli": ("compose", "config", "console", "data", "experiment", "ledger"),
