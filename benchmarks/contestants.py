@@ -81,11 +81,11 @@ class Nnexp:
         """Labels of images float32 [n, 28, 28, 1]."""
         import tensorflow as tf
 
-        from nnexp.compiled import compute_logits, plan_run
+        from nnexp.compiled import compute_logits, read_network
 
-        plan = plan_run(self._config)
+        network = read_network(self._config)
         chunks = [images[start : start + 1000] for start in range(0, len(images), 1000)]
-        logits = [compute_logits(plan, self._engine.weights, tf.constant(chunk), {}, None) for chunk in chunks]
+        logits = [compute_logits(network, self._engine.weights, tf.constant(chunk), None) for chunk in chunks]
         return np.concatenate(logits).argmax(axis=1)
 
 

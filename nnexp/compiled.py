@@ -4,8 +4,9 @@
 images stay in memory as tensors and one `tf.function` loops over the batches. The mathematics is Keras's, term by term
 (keras 3.15: losses, regularizers and optimizers of the same name); tests hold the weights of both against each other.
 
-A program is compiled once for a `Plan`. Weights, images, order, rates and seed are arguments of its calls, so that the
-runs of a sweep that differ in numbers only share one compilation, and nothing of a run stays behind in the program.
+Training is compiled once for a `Plan`, scoring once for a `Network`. Weights, images, order, rates and seed are
+arguments of their calls, so that the runs of a sweep that differ in numbers only share one compilation, and nothing of
+a run stays behind in a program.
 """
 
 from collections.abc import Callable
@@ -20,25 +21,32 @@ from nnexp.config import Config
 from nnexp.data import Dataset
 
 POOL = 2  # side of a max-pooling window, and its stride
-SCORE_CHUNK = 1000  # images scored at once: small enough for the activations to stay in the processor's cache
-PROGRAMS = 16  # compiled programs kept in one process; the least recently used goes first
+SCORE_CHUNK = 2000  # images scored at once: more are no faster, and take 100 KB each in a network with convolutions
+PROGRAMS = 16  # programs of a kind kept in one process; the least recently used goes first
 
 Tensors = list[tf.Tensor]
 Numbers = dict[str, tf.Tensor]
 
 
-class Plan(NamedTuple):
-    """What a program is compiled for.
-
-    `optimizer` is a key of `UPDATES`; `momentum`, `nesterov` and `weight_decay` say which of its terms there are,
-    `dropout` and `l2` whether there is any; how much of each is a number given to every call. `xla`: whether XLA
-    compiles the whole epoch; else TensorFlow's own kernels run it, and XLA compiles only the optimizer's update (one
-    pass over the weights instead of ten) and the dropout masks.
-    """
+class Network(NamedTuple):
+    """The shape of a network. `xla`: whether XLA compiles it; else TensorFlow's own kernels run it."""
 
     filters: tuple[int, ...]
     units: tuple[int, ...]
     activation: str
+    xla: bool
+
+
+class Plan(NamedTuple):
+    """What training is compiled for.
+
+    `optimizer` is a key of `UPDATES`; `momentum`, `nesterov` and `weight_decay` say which of its terms there are,
+    `dropout` and `l2` whether there is any; how much of each is a number given to every call. Where XLA does not
+    compile the whole epoch, it compiles the optimizer's update (one pass over the weights instead of ten) and the
+    dropout masks.
+    """
+
+    network: Network
     optimizer: str
     momentum: bool
     nesterov: bool
@@ -46,7 +54,6 @@ class Plan(NamedTuple):
     dropout: bool
     l2: bool
     batch_size: int
-    xla: bool
 
 
 class State(NamedTuple):
@@ -57,13 +64,6 @@ class State(NamedTuple):
     weights: Tensors
     slots: list[Tensors]
     step: tf.Tensor
-
-
-class Program(NamedTuple):
-    """The two compiled functions of a plan: see `build_program`."""
-
-    train_epoch: Callable[..., tuple[State, tf.Tensor, tf.Tensor]]
-    score_images: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -120,24 +120,26 @@ def drop(inputs: tf.Tensor, rate: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def compute_logits(
-    plan: Plan, weights: Tensors, images: tf.Tensor, numbers: Numbers, step: tf.Tensor | None
+    network: Network, weights: Tensors, images: tf.Tensor, drop_units: Callable[[int, tf.Tensor], tf.Tensor] | None
 ) -> tf.Tensor:
     """The network of `model.build_model` on float32 [b, 28, 28, 1] -> logits [b, 10].
 
-    With `step` as in training (dropout on), with None as in inference.
+    Args:
+        drop_units: the dropout after each hidden Dense layer, given its number from 0 and its outputs; None for none,
+            as in inference.
     """
-    activate = keras.activations.get(plan.activation)
+    activate = keras.activations.get(network.activation)
     remaining = iter(weights)
     outputs = images
-    for _ in plan.filters:
+    for _ in network.filters:
         kernel, bias = next(remaining), next(remaining)
-        outputs = pool(activate(convolve(outputs, kernel, plan.xla) + bias), plan.xla)
+        outputs = pool(activate(convolve(outputs, kernel, network.xla) + bias), network.xla)
     outputs = tf.reshape(outputs, [-1, np.prod(outputs.shape[1:])])
-    for layer, _ in enumerate(plan.units):
+    for layer, _ in enumerate(network.units):
         kernel, bias = next(remaining), next(remaining)
         outputs = activate(tf.matmul(outputs, kernel) + bias)
-        if plan.dropout and step is not None:
-            outputs = drop(outputs, numbers["dropout"], tf.stack([numbers["seed"] + layer, step]))
+        if drop_units:
+            outputs = drop_units(layer, outputs)
     return tf.matmul(outputs, next(remaining)) + next(remaining)
 
 
@@ -219,9 +221,13 @@ def train_step(
     plan: Plan, state: State, images: tf.Tensor, labels: tf.Tensor, numbers: Numbers
 ) -> tuple[State, tf.Tensor, tf.Tensor]:
     """One batch -> (state, loss with penalties and number of right answers before it, summed over the batch)."""
+
+    def drop_units(layer: int, outputs: tf.Tensor) -> tf.Tensor:
+        return drop(outputs, numbers["dropout"], tf.stack([numbers["seed"] + layer, state.step]))
+
     with tf.GradientTape() as tape:
         tape.watch(state.weights)
-        logits = compute_logits(plan, state.weights, images, numbers, state.step)
+        logits = compute_logits(plan.network, state.weights, images, drop_units if plan.dropout else None)
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
     gradients = tape.gradient(loss, state.weights)
     if plan.l2:
@@ -262,20 +268,25 @@ def train_epoch(
 
 
 def score_chunk(
-    plan: Plan, weights: Tensors, images: tf.Tensor, labels: tf.Tensor
+    network: Network, weights: Tensors, images: tf.Tensor, labels: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Inference on float32 [b, 784], int32 [b] -> cross-entropy, predicted label and its probability, [b] each."""
-    logits = compute_logits(plan, weights, tf.reshape(images, [-1, 28, 28, 1]), {}, None)
+    logits = compute_logits(network, weights, tf.reshape(images, [-1, 28, 28, 1]), None)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     confidence = tf.reduce_max(tf.nn.softmax(logits), axis=1)
     return losses, tf.argmax(logits, axis=1, output_type=tf.int32), confidence
 
 
 @lru_cache(maxsize=PROGRAMS)
-def build_program(plan: Plan) -> Program:
-    """The functions of a plan, traced and compiled at their first call, and again for another number of images."""
-    compiled = partial(tf.function, jit_compile=plan.xla, autograph=False)
-    return Program(compiled(partial(train_epoch, plan)), compiled(partial(score_chunk, plan)))
+def build_trainer(plan: Plan) -> Callable[..., tuple[State, tf.Tensor, tf.Tensor]]:
+    """`train_epoch` of a plan, traced and compiled at its first call, and again for another number of images."""
+    return tf.function(partial(train_epoch, plan), jit_compile=plan.network.xla, autograph=False)
+
+
+@lru_cache(maxsize=PROGRAMS)
+def build_scorer(network: Network) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+    """`score_chunk` of a network, traced and compiled at its first call."""
+    return tf.function(partial(score_chunk, network), jit_compile=network.xla, autograph=False)
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -286,7 +297,7 @@ class CompiledEngine:
 
     def __init__(self, model: keras.Sequential, dataset: Dataset, config: Config) -> None:
         plan = plan_run(config)
-        self._program = build_program(plan)
+        self._train_epoch = build_trainer(plan)
         self._state = start_state(plan, model)
         self._numbers = read_numbers(config)
         self._data = load_tensors(dataset)["train"]
@@ -298,17 +309,21 @@ class CompiledEngine:
 
     def train_epoch(self, order: np.ndarray) -> tuple[float, float]:
         """Train on every image once, in `order` int32 [n]; returns Keras's running loss and accuracy."""
-        self._state, loss, accuracy = self._program.train_epoch(self._state, *self._data, order, self._numbers)
+        self._state, loss, accuracy = self._train_epoch(self._state, *self._data, order, self._numbers)
         return float(loss), float(accuracy)
 
 
+def read_network(config: Config) -> Network:
+    """The network of a run."""
+    model = config.model
+    return Network(tuple(model.filters), tuple(model.units), model.activation, config.use_xla)
+
+
 def plan_run(config: Config) -> Plan:
-    """What has to be compiled for a run."""
+    """What has to be compiled to train a run."""
     optimizer = config.optimizer
     return Plan(
-        filters=tuple(config.model.filters),
-        units=tuple(config.model.units),
-        activation=config.model.activation,
+        network=read_network(config),
         optimizer=optimizer.name,
         momentum=bool(optimizer.momentum),
         nesterov=bool(optimizer.nesterov),
@@ -316,7 +331,6 @@ def plan_run(config: Config) -> Plan:
         dropout=config.dropout > 0,
         l2=config.l2 > 0,
         batch_size=config.batch_size,
-        xla=config.use_xla,
     )
 
 
@@ -360,14 +374,14 @@ class Score(NamedTuple):
 
 def score(config: Config, weights: Tensors, images: tf.Tensor, labels: tf.Tensor) -> Score:
     """Score every image float32 [n, 784] with label int32 [n], in inference mode."""
-    program = build_program(plan_run(config))
+    score_images = build_scorer(read_network(config))
     size = images.shape[0]
     parts = []
     for start in range(0, size, SCORE_CHUNK):
         chunk = images[start : start + SCORE_CHUNK], labels[start : start + SCORE_CHUNK]
         if missing := max(0, start + SCORE_CHUNK - size):  # filled up to keep to one compilation, cut off again below
             chunk = tf.pad(chunk[0], [[0, missing], [0, 0]]), tf.pad(chunk[1], [[0, missing]])
-        parts.append(program.score_images(weights, *chunk))
+        parts.append(score_images(weights, *chunk))
     losses, predicted, confidence = (np.concatenate(part)[:size] for part in zip(*parts, strict=True))
     accuracy = np.mean(predicted == labels.numpy())
     return Score(float(np.mean(losses, dtype=np.float64)), float(accuracy), predicted.astype(np.uint8), confidence)

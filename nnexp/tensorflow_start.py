@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 CACHE_BYTES = 200_000_000  # of XLA's compiled code; a program takes about 0.3 MB
+KERAS_EXTRAS = ("pandas", "matplotlib")
+"""Keras loads them where they are, for data and pictures that nnexp does not give it: a fifth of TensorFlow's start."""
 NOISE = (
     b"cpu_aot_loader.cc",  # takes two tuning options of XLA for features that the processor lacks
     b"text_format.cc",  # tries the entry of the cache as text before it reads it as what it is
@@ -30,7 +32,11 @@ def start_tensorflow(threads: int) -> None:
         if cache := prepare_compile_cache():
             flags = f"--tf_xla_persistent_cache_directory={cache} {os.environ.get('TF_XLA_FLAGS', '')}"
             os.environ["TF_XLA_FLAGS"] = flags
-        with tempfile.TemporaryDirectory() as directory, stderr_held_back(Path(directory, "stderr"), drop_all=True):
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            stderr_held_back(Path(directory, "stderr"), drop_all=True),
+            hidden(*KERAS_EXTRAS),
+        ):
             import tensorflow as tf
 
             tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -82,6 +88,18 @@ def read_cpuinfo() -> dict[str, str]:
         return {}
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     return {"flags": facts.get("Features", "")} | facts
+
+
+@contextlib.contextmanager
+def hidden(*names: str) -> Iterator[None]:
+    """Let these modules seem not to be installed, unless they are loaded already."""
+    absent = [name for name in names if name not in sys.modules]
+    sys.modules |= dict.fromkeys(absent)  # type: ignore[arg-type]  # None is Python's own sign for it
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

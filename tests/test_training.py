@@ -235,14 +235,23 @@ def test_a_run_gives_the_same_bits_whatever_ran_before_it_in_its_process_or_in_a
 
 
 def test_runs_that_differ_in_numbers_only_share_one_compilation(compose):
-    compiled.build_program.cache_clear()
+    compiled.build_trainer.cache_clear()
     shape = ("data.train_size=100", "epochs=1", "model.units=[8]")
     for seed, (dropout, l2, rate) in enumerate([(0.1, 0.01, 0.001), (0.2, 0.1, 0.01), (0.3, 0.02, 0.1)]):
         numbers = (f"dropout={dropout}", f"l2={l2}", f"optimizer.learning_rate={rate}", f"seed={seed}")
         train_and_hash(compose(*shape, *numbers))
-    assert compiled.build_program.cache_info().currsize == 1
-    program = compiled.build_program(compiled.plan_run(compose(*shape, "dropout=0.1", "l2=0.1")))
-    assert program.train_epoch.experimental_get_tracing_count() == 1
+    assert compiled.build_trainer.cache_info().currsize == 1
+    trainer = compiled.build_trainer(compiled.plan_run(compose(*shape, "dropout=0.1", "l2=0.1")))
+    assert trainer.experimental_get_tracing_count() == 1
+
+
+def test_runs_of_one_network_share_one_compilation_of_the_scoring(compose):
+    compiled.build_scorer.cache_clear()
+    shape = ("data.train_size=100", "epochs=1", "model.units=[8]")
+    for more in ((), ("dropout=0.1",), ("l2=0.1", "optimizer=sgd"), ("batch_size=7",)):
+        train_and_hash(compose(*shape, *more))
+    scorer = compiled.build_scorer(compiled.read_network(compose(*shape)))
+    assert compiled.build_scorer.cache_info().currsize == scorer.experimental_get_tracing_count() == 1
 
 
 def read_memory() -> float:
