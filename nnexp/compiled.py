@@ -278,13 +278,13 @@ def score_chunk(
 
 
 @lru_cache(maxsize=PROGRAMS)
-def build_trainer(plan: Plan) -> Callable[..., tuple[State, tf.Tensor, tf.Tensor]]:
+def build_trainer(plan: Plan) -> Any:
     """`train_epoch` of a plan, traced and compiled at its first call, and again for another number of images."""
     return tf.function(partial(train_epoch, plan), jit_compile=plan.network.xla, autograph=False)
 
 
 @lru_cache(maxsize=PROGRAMS)
-def build_scorer(network: Network) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+def build_scorer(network: Network) -> Any:
     """`score_chunk` of a network, traced and compiled at its first call."""
     return tf.function(partial(score_chunk, network), jit_compile=network.xla, autograph=False)
 
