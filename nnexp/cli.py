@@ -75,11 +75,13 @@ def run_hydra() -> None:
     """Let Hydra compose the command line anew and run it, alone or through the sweeper and a launcher."""
     import hydra
     from hydra.core.plugins import Plugins
-    from hydra_plugins.nnexp import NnexpSweeper
+    from hydra_plugins.nnexp import NnexpSearchSweeper, NnexpSweeper
 
     from nnexp import compose
 
-    Plugins.instance().register(NnexpSweeper)  # an editable install hides it from Hydra's search
+    compose.load_plugins()
+    for sweeper in (NnexpSweeper, NnexpSearchSweeper):
+        Plugins.instance().register(sweeper)  # an editable install hides them from Hydra's search
     hydra.main(config_path=compose.CONFIG_PACKAGE, config_name=compose.CONFIG_NAME, version_base="1.3")(run_cell)()
 
 
@@ -140,7 +142,7 @@ def format_help() -> str:
         if knob := re.fullmatch(r"(\w+): (\S+) +# (.+)", line):
             lines.append(f"  {knob[1]}={knob[2]}".ljust(24) + knob[3])
     lines += ["", "options of each group, and what they ask or set:"]
-    for group in ("model", "optimizer", "data", "experiment", "study", "hydra/launcher"):
+    for group in ("model", "optimizer", "data", "experiment", "study", "hydra/launcher", "hydra/sweeper"):
         for name, text in read_options(group).items():
             about = text.replace("# @package _global_\n", "").splitlines()[0]
             lines.append(f"  {group}={name}".ljust(28) + about.removeprefix("# "))

@@ -12,7 +12,8 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -38,9 +39,19 @@ def count_processes(threads: int) -> int:
 OmegaConf.register_new_resolver("nnexp.processes", count_processes)
 
 
+def load_plugins() -> None:
+    """Let Hydra find its plugins, and take their hydra/sweeper=optuna out of the way of the one in conf/.
+
+    Hydra would take an entry of the same name as the schema of our file, and then refuse it.
+    """
+    Plugins.instance()
+    ConfigStore.instance().repo["hydra"]["sweeper"].pop("optuna.yaml", None)
+
+
 def build_config_loader(config_dir: str | None) -> ConfigLoaderImpl:
     """Build Hydra's loader over the shipped configuration and, before it, a user's own directory."""
     setup_globals()
+    load_plugins()
     search_path = create_automatic_config_search_path(None, None, CONFIG_PACKAGE)
     if config_dir is not None:
         search_path.prepend("command-line", f"file://{config_dir}", SearchPathQuery("schema"))
@@ -134,8 +145,12 @@ class Composer:
         key, line = override.key_or_group, override.input_line
         if not override.is_sweep_override():
             values = [override.value()]
-        elif not override.is_discrete_sweep():
-            return [f"{key}: expected a,b,c or range(...); received {line}"]
+        elif isinstance(interval := override.value(), IntervalSweep):
+            values = [interval.start, interval.end]
+            if self._find_problem(override, interval.start) and not self._find_problem(
+                override, int(interval.start or 0)
+            ):
+                return [f"{key}: expected whole numbers, as in {key}=int(interval(1,5)); received {line}"]
         elif not (values := list(override.sweep_iterator())):
             return [f"{key}: expected at least one value; received {line}, which comes to none"]
         return [problem for value in values if (problem := self._find_problem(override, value))]

@@ -80,6 +80,9 @@ def build_cells(composer: Composer, arguments: Sequence[str]) -> list[Cell]:
     overrides = composer.parse(arguments)
     if problems := composer.find_problems(overrides):
         raise SettingError(*problems)
+    if intervals := [override for override in overrides if override.is_interval_sweep()]:
+        expected = "expected a,b,c or range(...), unless it is searched with hydra/sweeper=optuna"
+        raise SettingError(*(f"{each.key_or_group}: {expected}; received {each.input_line}" for each in intervals))
     varied = {override.get_key_element() for override in overrides if override.is_sweep_override()}
     cells: dict[str, Cell] = {}
     wrong: dict[str, list[str]] = {}
@@ -148,6 +151,18 @@ class Sweep:
             if not self._config.fail_fast:
                 return 130
         return self._print_account()
+
+    def run_quietly(self) -> list[Record | None]:
+        """Run what is missing, without plan and account; returns what each cell came to, None where it is not known."""
+        self._stamps = {cell.config.run_id: self._ledger.stamp(cell.config.run_id) for cell in self._cells}
+        to_run = [cell for cell in self._cells if not self._is_settled(cell)]
+        try:
+            self._run_together(to_run, [])
+        except KeyboardInterrupt:
+            self._ledger.forget_claims(cell.config.run_id for cell in to_run)
+            self._ledger.heal()
+            raise
+        return [self._read_outcome(cell) for cell in self._cells]
 
     def _print_plan(self, to_run: list[Cell], failed: list[Cell]) -> None:
         finished = len(self._cells) - len(to_run)

@@ -15,7 +15,7 @@ FILES = {str(path.relative_to(PACKAGE).with_suffix("")): path for path in sorted
 HOUSE = {  # file: what of nnexp it may import, a module or one name of it
     "__init__": ("compare", "experiment.load_model", "report"),
     "__main__": ("cli",),
-    "_hydra_plugin/__init__": ("sweeper",),
+    "_hydra_plugin/__init__": ("search", "sweeper"),
     "cli": ("compose", "config", "console", "data", "experiment", "ledger"),
     "compare": ("config",),
     "compiled": ("config", "data.Dataset"),
@@ -36,11 +36,12 @@ HOUSE = {  # file: what of nnexp it may import, a module or one name of it
     "report": ("compare", "config", "data", "ledger"),
     "reproduce": ("config", "experiment", "ledger", "provenance"),
     "results": ("config", "console", "export", "ledger", "page", "report", "reproduce"),
+    "search": ("compose", "config", "console", "ledger", "sweeper"),
     "sweeper": ("compose", "config", "console", "experiment", "ledger"),
     "tensorflow_start": (),
     "training": ("compiled", "config", "data.Dataset", "model.build_optimizer"),
 }
-HYDRA_FILES = ("cli", "compose", "sweeper")  # compose is there for the other two
+HYDRA_FILES = ("cli", "compose", "search", "sweeper")  # compose is there for the others
 TENSORFLOW_FILES = ("compiled", "data", "experiment", "model", "tensorflow_start", "training")
 LATE_FILES = ("compiled",)  # import TensorFlow as they are imported themselves, and so inside functions alone
 HEAVY = ("tensorflow", "keras", "pandas", "matplotlib", "scipy")

@@ -58,12 +58,18 @@ WRONG = {  # what is typed: what is said
     ),
     "dropout=0,0.2": "dropout=0,0.2: several values are a sweep, which needs -m: nnexp -m dropout=0,0.2",
     "dropout": "Error parsing override 'dropout' (expected key=value, as in dropout=0.2)",
-    "study=null": "study: expected one of lesson, regularization; received null",
+    "study=null": "study: expected one of lesson, regularization, search; received null",
     "--config-dir nowhere": "--config-dir: expected an existing directory; received nowhere",
     "-m dropuot=0,0.5": "dropuot: there is no such setting; received dropuot=0,0.5. Did you mean dropout?",
     "-m epochs=1,abc": "epochs: expected an integer >= 1; received abc",
     "-m model=mlp,foo": "model: expected one of cnn, deep, linear, mlp, wide; received foo",
-    "-m seed=interval(0,1)": "seed: expected a,b,c or range(...); received seed=interval(0,1)",
+    "-m dropout=interval(0,0.5)": (
+        "dropout: expected a,b,c or range(...), unless it is searched with hydra/sweeper=optuna; "
+        "received dropout=interval(0,0.5)"
+    ),
+    "-m seed=interval(0,1)": (
+        "seed: expected whole numbers, as in seed=int(interval(1,5)); received seed=interval(0,1)"
+    ),
     "-m seed=range(0,0)": "seed: expected at least one value; received seed=range(0,0), which comes to none",
     "-m epochs=glob(*)": "epochs: expected at least one value; received epochs=glob(*), which comes to none",
     "-m threads=1,2": "threads: expected one value for the whole sweep; received [1, 2]",
@@ -122,7 +128,7 @@ def test_help_lists_every_knob_with_its_default(help_page: str) -> None:
 
 def test_help_lists_every_option_of_every_group(help_page: str) -> None:
     conf = Path(__file__).parents[1] / "conf"
-    groups = ("model", "optimizer", "data", "experiment", "study", "hydra/launcher")
+    groups = ("model", "optimizer", "data", "experiment", "study", "hydra/launcher", "hydra/sweeper")
     options = {f"{group}={path.stem}" for group in groups for path in (conf / group).glob("*.yaml")}
     assert {line.split()[0] for line in help_page.splitlines() if line.startswith("  ")} >= options
 
