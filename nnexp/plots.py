@@ -20,8 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
-from nnexp.compare import mean_interval
 from nnexp.report import list_rows
+from nnexp.statistics import mean_interval
 
 FIGURE_WIDTH = 4.5  # inches
 MOST_POINTS = 60  # single runs of a setting that are drawn as points, spread evenly over their ranks
