@@ -30,9 +30,9 @@ SEEDS = (3, 5, 10)
 HEADINGS = {
     "pairs": "| truth | seeds correlated | k | n | tables | 95 % intervals hold | tables with a false better |",
     "power": "| k | n | tables | power at a difference of 0.01, sd 0.003 |",
-    "verdicts": "| truth | seeds correlated | k | n | epochs | tables | false verdict | " + " | ".join(VERDICTS) + " |",
+    "verdicts": f"| truth | seeds correlated | k | n | epochs | tables | false verdict | {' | '.join(VERDICTS)} |",
 }
-BOUNDS = {"coverage": (0.93, 0.97), "false better": (0.0, 0.06), "false verdict": (0.0, 0.06)}  # what docs/verdicts.md promises
+BOUNDS = {"coverage": (0.93, 0.97), "false better": (0.0, 0.06), "false verdict": (0.0, 0.06)}  # docs/verdicts.md
 
 Array = np.ndarray
 Table = tuple[questions.Group, dict[str, dict[str, Array]]]

@@ -24,6 +24,7 @@ from nnexp import drawing, plots
 from nnexp.compare import list_differing, show_value
 from nnexp.data import CLASS_NAMES
 from nnexp.ledger import Ledger
+from nnexp.questions import ACCURACY_MARGIN, LOSS_MARGIN
 from nnexp.report import (
     SCORES,
     TestData,
@@ -131,6 +132,7 @@ def describe_page(source: Source, setting: str, png: Path | None) -> dict[str, A
         "settings": len(comparison),
         "newest": str(results["started_at"].max())[:16].replace("T", " ") if len(results) else "",
         "versions": _list_versions(results),
+        "margins": {"accuracy": f"{ACCURACY_MARGIN:g}", "loss": f"{100 * LOSS_MARGIN:.0f} %"},
         "groups": [describe_group(source, rows, setting, png, i) for i, rows in enumerate(shown)],
         "groups_left_out": len(groups) - len(shown),
         "failures": [_describe_run(source, row) for row in list_rows(failures.head(MOST_FAILURES))],

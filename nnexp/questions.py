@@ -184,7 +184,8 @@ def ask_curves(curves: list[tuple[Array, Array] | None], level: float) -> tuple[
 
 def no_tests(k: int) -> Tests:
     """k tests that could not be made."""
-    return Tests(np.zeros(k, int), *(np.full(k, np.nan) for _ in range(3)), np.ones(k))
+    mean, sd, t = np.full((3, k), np.nan)
+    return Tests(np.zeros(k, int), mean, sd, t, np.ones(k))
 
 
 def fill_tests(tests: Tests, rows: list[int], found: Tests) -> None:

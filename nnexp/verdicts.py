@@ -109,7 +109,7 @@ class Answers:
         return (
             f"No other setting is a point above its train accuracy of {train:.4f} on unseen images, or a point ahead "
             f"while fitting less (closest: {question.other[place]}, {question.evidence(place)}), and the test loss "
-            f"ends less than {LOSS_MARGIN:.0%} above any epoch's ({self.flat.evidence(row)})."
+            f"ends less than {100 * LOSS_MARGIN:.0f} % above any epoch's ({self.flat.evidence(row)})."
         )
 
     def _say_unsure_good_fit(self, row: int) -> str:
@@ -120,7 +120,11 @@ class Answers:
         if not all_finite(pair):
             return start + "a test loss is not a number, so its rise cannot be judged."
         if row not in self.reached:
-            what, question, place = f"the test loss may end {LOSS_MARGIN:.0%} above an earlier epoch's", self.flat, row
+            what, question, place = (
+                f"the test loss may end {100 * LOSS_MARGIN:.0f} % above an earlier epoch's",
+                self.flat,
+                row,
+            )
         else:
             question, place = self.reached[row]
             what = f"{question.other[place]} may be a point ahead"
