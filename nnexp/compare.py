@@ -254,7 +254,7 @@ def _fill_comparisons(table: pd.DataFrame, group: Group, tested: Array) -> None:
         table.at[rows[i], "comparison"] = (
             f"{abs(first.mean[i]):.4f} {'below' if first.mean[i] >= 0 else 'above'} {group.names[tested[0]]} on "
             f"{first.n[i]} common seeds (best - this: 95 % interval {low[i]:.4f} to {high[i]:.4f}; p = {p[i]:.2g} "
-            f"after Holm over {pairs} pairs): {say}."
+            f"after Holm over {pairs} {'pair' if pairs == 1 else 'pairs'}): {say}."
         )
 
 
