@@ -58,3 +58,14 @@ def test_flat_curves_rarely_rise(epochs):
     assert (statistics.paired_t(rises, 1e-4, chosen=True).p <= 0.05).mean() <= most(2000, 0.05)
     assert (statistics.paired_t(rises, 1e-4).p <= 0.05).mean() > 0.06  # why the standard error is widened
     assert (statistics.paired_t(naive, 1e-4).p <= 0.05).mean() > 0.5
+
+
+def test_a_setting_is_no_other_to_itself():
+    """A setting whose test accuracy is two points above its train accuracy still fits well beside a worse one."""
+    noise = 0.001 * np.random.default_rng(0).standard_normal((4, 5))
+    train, test = np.array([[0.85], [0.80]]) + noise[:2], np.array([[0.87], [0.70]]) + noise[2:]
+    nothing = np.full((2, 5), np.nan)
+    runs = np.array([["a"] * 5, ["b"] * 5], dtype=object)
+    group = questions.Group(["a", "b"], ["a", "b"], runs, train, test, nothing, np.isfinite(nothing), 1e-4)
+    below, beaten = questions.ask_good_fit(group, np.array([0]), 0.05)
+    assert below.yes[0] and beaten.yes[0] and below.other == ["b"]

@@ -57,6 +57,20 @@ def test_seeds_needed_are_those_of_the_tables():
     assert statistics.seeds_needed(np.array([1e6]), 0.025).tolist() == [3]
 
 
+@pytest.mark.parametrize("level", [0.025, 0.05 / 90])
+def test_seeds_needed_are_the_fewest_with_the_power(level):
+    """With so many the power of scipy's noncentral t is 0.8, with one fewer it is not; three are the fewest."""
+    effects = np.linspace(0.03, 4, 2000)
+    n = statistics.seeds_needed(effects, level)
+
+    def power(n):
+        found = stats.nct.sf(stats.t.isf(level, n - 1), n - 1, effects * np.sqrt(n))
+        return np.nan_to_num(found, nan=1.0)  # scipy gives up on a few where it is one to the last digit
+
+    assert (power(n) >= 0.8).all()
+    assert (power(np.maximum(n - 1, 2)) < 0.8)[n > 3].all()
+
+
 def test_mcnemar_is_the_exact_binomial_test():
     """b, c and p are those counted by hand and given by scipy's binomtest."""
     rng = np.random.default_rng(2)
