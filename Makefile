@@ -30,7 +30,7 @@ browser: ## Chromium, for the tests of the page (Debian, Ubuntu; as root)
 test: setup browser ## all tests
 	$(BIN)/pytest $(ARGS)
 
-simulate: setup ## how often the verdicts are wrong, in simulation: about 20 minutes
+simulate: setup ## how often the verdicts are wrong, in simulation: about ten minutes
 	$(BIN)/python benchmarks/simulate_verdicts.py
 
 bench-ledger: setup ## how long the ledger takes with 10,000 runs in it

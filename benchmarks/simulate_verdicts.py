@@ -1,19 +1,24 @@
-"""How often the statistics of `nnexp.compare` are wrong, and how often they find what is there: the full simulation.
+"""How often the verdicts of nnexp are wrong, and how often they find what is there: the full simulation.
 
 Draws tables of k settings with n seeds from a known truth and asks the real code for intervals, pairs and verdicts.
 Prints three Markdown tables: the share of 95 % intervals that hold the true mean, and of tables with any false
 "better"; the power at a difference of one point; the share of tables with any false verdict, and of settings that get
-each verdict. Run: python benchmarks/simulate_verdicts.py [--tables 2000] [--parts pairs power verdicts]; about 20
-minutes on one core.
+each verdict. Run: python benchmarks/simulate_verdicts.py [--tables 2000] [--parts pairs power verdicts]; about ten
+minutes on two cores.
 """
 
 import argparse
 import itertools
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from nnexp import compare
+from nnexp import questions, statistics
+from nnexp.verdicts import ask_all
 
 SPREAD_TRAIN, SPREAD_TEST = 0.0027, 0.0033  # sd between seeds of the lesson's baseline (5 epochs)
 SPREAD_UNDERFIT = 0.0115  # the same for L2 0.01
@@ -21,9 +26,16 @@ TRAIN_TEST_CORRELATION = 0.8  # of one run's train and test accuracy
 SPREAD_LOSS, SPREAD_EPOCH = 0.003, 0.008  # test loss: sd between seeds, and between the epochs of a run
 STEP = 1e-4  # one of 10,000 test images
 VERDICTS = ("underfit", "overfit", "good fit", "cannot tell")
+SEEDS = (3, 5, 10)
+HEADINGS = {
+    "pairs": "| truth | seeds correlated | k | n | tables | 95 % intervals hold | tables with a false better |",
+    "power": "| k | n | tables | power at a difference of 0.01, sd 0.003 |",
+    "verdicts": f"| truth | seeds correlated | k | n | epochs | tables | false verdict | {' | '.join(VERDICTS)} |",
+}
+BOUNDS = {"coverage": (0.93, 0.97), "false better": (0.0, 0.06), "false verdict": (0.0, 0.06)}  # docs/verdicts.md
 
 Array = np.ndarray
-Table = tuple[compare.Group, dict[str, dict[str, Array]]]
+Table = tuple[questions.Group, dict[str, dict[str, Array]]]
 
 
 @dataclass
@@ -46,8 +58,8 @@ class Truth:
 
     def no_good_fit(self) -> Array:
         """bool [k]: under- or overfitting by at least the margins of a good fit."""
-        margin = compare.ACCURACY_MARGIN - 1e-12
-        rose = self.curves[:, -1] >= (1 + compare.LOSS_MARGIN) * self.curves.min(1) - 1e-12
+        margin = questions.ACCURACY_MARGIN - 1e-12
+        rose = self.curves[:, -1] >= (1 + questions.LOSS_MARGIN) * self.curves.min(1) - 1e-12
         return np.asarray((self._best_other() >= self.train + margin) | rose | self._beaten_by(margin))
 
     def _best_other(self) -> Array:
@@ -111,23 +123,23 @@ def draw_table(truth: Truth, seeds: int, shared: float, rng: np.random.Generator
     histories = {str(runs[i]): {"epoch": epoch, "test_loss": curves[i]} for i in np.ndindex(k, seeds)}
     names = [f"l2={i}" for i in range(k)]
     nothing = np.full((k, seeds), np.nan)
-    return compare.Group(names, names, runs, train, test, nothing, np.isfinite(nothing), STEP), histories
+    return questions.Group(names, names, runs, train, test, nothing, np.isfinite(nothing), STEP), histories
 
 
 def judge_pairs(truth: Truth, test: Array) -> tuple[float, bool]:
     """Of one table: the share of 95 % intervals that hold the true mean; whether any "better" is false."""
-    _, low, high = compare.mean_interval(test, STEP)
+    _, low, high = statistics.mean_interval(test, STEP)
     order = np.argsort(-test.mean(1), kind="stable")
-    _, corrected = compare.compare_pairs(test[order], STEP)
+    _, corrected = statistics.compare_pairs(test[order], STEP)
     first, second = (order[i] for i in np.triu_indices(len(order), 1))
-    claimed = corrected <= compare.ALPHA  # `first` is better than `second`: it has the higher mean
+    claimed = corrected <= statistics.ALPHA  # `first` is better than `second`: it has the higher mean
     false = claimed & (truth.test[first] <= truth.test[second])
     return ((low <= truth.test) & (truth.test <= high)).mean(), bool(false.any())
 
 
-def judge_verdicts(truth: Truth, group: compare.Group, histories: compare.Reader) -> tuple[bool, Array]:
+def judge_verdicts(truth: Truth, group: questions.Group, histories: questions.Reader) -> tuple[bool, Array]:
     """Of one table: whether any verdict is false; the verdicts [k]."""
-    answers = compare.ask_all(group, histories)
+    answers = ask_all(group, histories)
     verdicts = np.array([answers.verdict(row) for row in range(len(group.ids))])
     false = (verdicts == "underfit") & ~truth.underfit() | (verdicts == "overfit") & ~truth.overfit()
     return bool((false | (verdicts == "good fit") & truth.no_good_fit()).any()), verdicts
@@ -158,56 +170,77 @@ def measure_power(k: int, seeds: int, difference: float, tables: int, rng: np.ra
     for _ in range(tables):
         test = 0.87 + SPREAD_TEST / 1.1 * rng.standard_normal((k, seeds))  # sd 0.003 between seeds
         test[0] += difference
-        found += bool(compare.compare_pairs(test, STEP)[1][0] <= compare.ALPHA)
+        found += bool(statistics.compare_pairs(test, STEP)[1][0] <= statistics.ALPHA)
     return found / tables
 
 
+class Case(NamedTuple):
+    """One line of a table: what is simulated, and how often."""
+
+    part: str  # pairs, power, verdicts
+    truth: str
+    shared: float
+    k: int
+    n: int
+    epochs: int
+    tables: int
+
+
+def list_cases(parts: list[str], tables: int) -> list[Case]:
+    """Everything that the module's first lines promise; `tables` is for verdicts of k = 3, larger k have fewer."""
+    shares = {k: int(tables / share) for k, share in ((3, 1), (12, 1.5), (30, 2))}
+    truths = [(name, 0.0) for name in TRUTHS] + [(name, 0.7) for name in ("equal", "no gap", "same test")]
+    pairs = itertools.product(("equal", "mixed", "ladder"), (0.0, 0.7), shares, SEEDS)
+    verdicts = itertools.product(truths, (5, 20), shares, SEEDS)
+    cases = [Case("pairs", name, shared, k, n, 1, 4 * shares[k]) for name, shared, k, n in pairs]
+    cases += [Case("power", "", 0.0, k, n, 1, tables) for k, n in itertools.product((2, *shares), SEEDS)]
+    cases += [Case("verdicts", *truth, k, n, epochs, shares[k]) for truth, epochs, k, n in verdicts]
+    return [case for case in cases if case.part in parts]
+
+
+def simulate(case: Case, seed: np.random.SeedSequence) -> tuple[str, dict[str, float]]:
+    """A case's line of its table, and what is bounded in it, by name."""
+    rng = np.random.default_rng(seed)
+    if case.part == "power":
+        power = measure_power(case.k, case.n, 0.01, case.tables, rng)
+        return f"| {case.k} | {case.n} | {case.tables} | {power:.3f} |", {}
+    truth = build_truth(case.truth, case.k, case.epochs)
+    start = f"| {case.truth} | {case.shared} | {case.k} | {case.n} |"
+    if case.part == "pairs":
+        coverage, false = simulate_pairs(truth, case.n, case.shared, case.tables, rng)
+        return f"{start} {case.tables} | {coverage:.3f} | {false:.3f} |", {"coverage": coverage, "false better": false}
+    false, shares = simulate_verdicts(truth, case.n, case.shared, case.tables, rng)
+    if case.truth not in ("mixed", "edge"):  # their settings are of three kinds, whose shares stand side by side
+        shares = shares.mean(0, keepdims=True)
+    cells = " | ".join(" / ".join(f"{share:.2f}" for share in column) for column in shares.T)
+    return f"{start} {case.epochs} | {case.tables} | {false:.3f} | {cells} |", {"false verdict": false}
+
+
 def main() -> None:
-    """Prints the tables that the module's first lines promise."""
+    """Prints the three tables, then their extremes; exit code 1 where one is outside of its bounds."""
     parser = argparse.ArgumentParser(description="Simulate tables from known truths and judge them.")
     parser.add_argument("--tables", type=int, default=2000, help="tables for k = 3; fewer for larger k")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parts", nargs="+", default=["pairs", "power", "verdicts"])
+    parser.add_argument("--parts", nargs="+", default=list(HEADINGS), choices=list(HEADINGS))
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
-    tables = {k: int(arguments.tables / share) for k, share in ((3, 1), (12, 1.5), (30, 2))}
-    parts = {"pairs": print_pairs, "power": print_power, "verdicts": print_verdicts}
-    for name, print_part in parts.items():
-        if name in arguments.parts:
-            print_part(tables, rng)
-
-
-def print_pairs(tables: dict[int, int], rng: np.random.Generator) -> None:
-    """Intervals and pairs."""
-    print("\n| truth | seeds correlated | k | n | tables | 95 % intervals hold | tables with a false better |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, shared, k, n in itertools.product(("equal", "mixed", "ladder"), (0.0, 0.7), tables, (3, 5, 10)):
-        coverage, false = simulate_pairs(build_truth(name, k, 1), n, shared, 4 * tables[k], rng)
-        print(f"| {name} | {shared} | {k} | {n} | {4 * tables[k]} | {coverage:.3f} | {false:.3f} |", flush=True)
-
-
-def print_power(tables: dict[int, int], rng: np.random.Generator) -> None:
-    """Power of the pairs at one point."""
-    print("\n| k | n | tables | power at a difference of 0.01, sd 0.003 |\n| --- | --- | --- | --- |")
-    for k, n in itertools.product((2, 3, 12, 30), (3, 5, 10)):
-        print(f"| {k} | {n} | {tables[3]} | {measure_power(k, n, 0.01, tables[3], rng):.3f} |", flush=True)
-
-
-def print_verdicts(tables: dict[int, int], rng: np.random.Generator) -> None:
-    """Verdicts; the settings of a truth are of three kinds (see `build_truth`), whose shares stand side by side."""
-    print("\n| truth | seeds correlated | k | n | epochs | tables | false verdict |", *(f"{v} |" for v in VERDICTS))
-    print("| --- " * 11 + "|")
-    cases = [(name, 0.0) for name in TRUTHS] + [(name, 0.7) for name in ("equal", "no gap", "same test")]
-    for (name, shared), epochs, k, n in itertools.product(cases, (5, 20), tables, (3, 5, 10)):
-        false, shares = simulate_verdicts(build_truth(name, k, epochs), n, shared, tables[k], rng)
-        if name not in ("mixed", "edge"):
-            shares = shares.mean(0, keepdims=True)
-        cells = [" / ".join(f"{share:.2f}" for share in column) for column in shares.T]
-        print(
-            f"| {name} | {shared} | {k} | {n} | {epochs} | {tables[k]} | {false:.3f} |",
-            *(f"{cell} |" for cell in cells),
-            flush=True,
-        )
+    cases = list_cases(arguments.parts, arguments.tables)
+    seeds = np.random.SeedSequence(arguments.seed).spawn(len(cases))  # the same numbers with any number of processes
+    bounded: dict[str, list[float]] = {}
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        heading = ""
+        for case, (line, found) in zip(cases, pool.map(simulate, cases, seeds), strict=True):
+            if HEADINGS[case.part] != heading:
+                heading = HEADINGS[case.part]
+                print(f"\n{heading}\n{'| --- ' * (heading.count('|') - 1)}|")
+            print(line, flush=True)
+            for name, value in found.items():
+                bounded.setdefault(name, []).append(value)
+    print()
+    for name, values in bounded.items():
+        low, high = BOUNDS[name]
+        print(f"{name}: {min(values):.3f} to {max(values):.3f} (promised: {low} to {high})")
+    sys.exit(any(not BOUNDS[name][0] <= value <= BOUNDS[name][1] for name in bounded for value in bounded[name]))
 
 
 if __name__ == "__main__":

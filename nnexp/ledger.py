@@ -417,7 +417,13 @@ def format_row(record: Record) -> str:
         }
     )
     values |= {column: _format_version(values.get(column, "")) for column in VERSIONS}
+    values["error"] = guard_cell(values.get("error", ""))
     return _format_line(values.get(column, "") for column in COLUMNS)
+
+
+def guard_cell(text: str) -> str:
+    """A text that a spreadsheet does not take for a formula: one that begins like it is put behind an apostrophe."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _format_version(version: str) -> str:

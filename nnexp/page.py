@@ -21,16 +21,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nnexp import drawing, plots
-from nnexp.compare import GROUP_COLUMNS, SETTING_COLUMNS, describe_setting
-from nnexp.config import DATASETS
+from nnexp.compare import list_differing, show_value
 from nnexp.data import CLASS_NAMES
 from nnexp.ledger import Ledger
+from nnexp.questions import ACCURACY_MARGIN, LOSS_MARGIN
 from nnexp.report import (
     SCORES,
     TestData,
     compare_results,
     list_rows,
     load_results,
+    name_group,
     read_history,
     read_predictions,
 )
@@ -112,7 +113,7 @@ def render_page(content: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": format_score, "interval": format_interval, "value": format_cell}
+    environment.filters |= {"score": format_score, "interval": format_interval, "value": show_value}
     template = environment.get_template("report.html.j2")
     return template.render(content, style=Markup(style), script=Markup(script), digest=digest)
 
@@ -120,7 +121,7 @@ def render_page(content: dict[str, Any]) -> str:
 def describe_page(source: Source, setting: str, png: Path | None) -> dict[str, Any]:
     """Everything that the template shows, by name."""
     results, comparison = source.results, source.comparison
-    groups = list(split_groups(source))
+    groups = [rows for _, rows in comparison.groupby("group", sort=False)]
     shown = groups[:MOST_GROUPS]
     finished = int((results["status"] == "finished").sum())
     failures = results[results["status"] != "finished"]
@@ -131,21 +132,11 @@ def describe_page(source: Source, setting: str, png: Path | None) -> dict[str, A
         "settings": len(comparison),
         "newest": str(results["started_at"].max())[:16].replace("T", " ") if len(results) else "",
         "versions": _list_versions(results),
+        "margins": {"accuracy": f"{ACCURACY_MARGIN:g}", "loss": f"{100 * LOSS_MARGIN:.0f} %"},
         "groups": [describe_group(source, rows, setting, png, i) for i, rows in enumerate(shown)],
         "groups_left_out": len(groups) - len(shown),
         "failures": [_describe_run(source, row) for row in list_rows(failures.head(MOST_FAILURES))],
     }
-
-
-def split_groups(source: Source) -> Iterator[pd.DataFrame]:
-    """The comparison by what may be compared: the same data and training size; the best first."""
-    by = [column for column in GROUP_COLUMNS if column in source.settings and column != "data_sha256"]
-    keys = source.settings[[*by, "data_sha256"]].copy()
-    known = keys.groupby(by, dropna=False)["data_sha256"].transform("first")  # a run that failed has no hash
-    keys["data_sha256"] = keys["data_sha256"].fillna(known)
-    names = pd.Series([str(key) for key in keys.itertuples(index=False)], keys.index)
-    for _, rows in source.comparison.groupby(source.comparison["setting_id"].map(names), sort=False):
-        yield rows
 
 
 def _list_versions(results: pd.DataFrame) -> str:
@@ -161,11 +152,10 @@ def describe_group(source: Source, rows: pd.DataFrame, setting: str, png: Path |
     """One comparison: its title, table and pictures; the files of pictures go to `png`."""
     settings = source.settings.loc[rows["setting_id"]]
     differing = list_differing(settings)
-    rows = rows.assign(name=name_rows(rows, settings, differing))
     scored = rows[np.isfinite(rows["test_accuracy"].astype(float))]
     pictures = _Pictures(png, f"-{number + 1}" if number else "")
     content = {
-        "title": _name_group(settings.iloc[0]),
+        "title": name_group(settings.iloc[0]),
         "columns": differing,
         "rows": [_describe_setting(source, row, differing) for row in list_rows(rows.head(MOST_ROWS))],
         "rows_left_out": max(len(rows) - MOST_ROWS, 0),
@@ -194,29 +184,6 @@ def describe_group(source: Source, rows: pd.DataFrame, setting: str, png: Path |
     content["details"] = [describe_detail(source, row, pictures) for row in list_rows(chosen)]
     content["details_left_out"] = len(scored) - len(chosen)
     return content
-
-
-def list_differing(settings: pd.DataFrame) -> list[str]:
-    """The settings that differ, without those that another one's value already says."""
-    differing = [c for c in SETTING_COLUMNS if c in settings and settings[c].nunique(dropna=False) > 1]
-    for column, by in (("filters", "model"), ("optimizer_settings", "optimizer")):
-        if column in differing and len(settings[[by, column]].drop_duplicates()) == settings[by].nunique():
-            differing.remove(column)
-    return differing
-
-
-def name_rows(rows: pd.DataFrame, settings: pd.DataFrame, differing: list[str]) -> list[str]:
-    """A short name for each row; with the setting_id where names would be the same."""
-    names = [describe_setting(setting, differing) for setting in list_rows(settings)]
-    doubled = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    return [f"{name} ({i})" if name in doubled else name for name, i in zip(names, rows["setting_id"], strict=True)]
-
-
-def _name_group(setting: pd.Series) -> str:
-    facts = DATASETS.get(str(setting.get("data")))
-    images = f", {facts.test_images:,} test images" if facts else ""
-    split = f", split {setting['split_seed']}" if setting.get("split_seed") else ""
-    return f"{setting.get('data')}, {int(setting['train_size']):,} training images{images}{split}"
 
 
 def _say_headline(rows: pd.DataFrame, scored: pd.DataFrame) -> str:
@@ -279,7 +246,7 @@ def _divide(cells: pd.DataFrame, fixed: list[str], swept: list[str]) -> Iterator
         if len(varying) > 2:
             yield from _divide(part, [*fixed, varying[0]], varying[1:])
             continue
-        name = ", ".join(f"{column}={format_cell(value)}" for column, value in zip(fixed, key, strict=True))
+        name = ", ".join(f"{column}={show_value(value)}" for column, value in zip(fixed, key, strict=True))
         if len(varying) == 1 and len(part) >= 3:
             yield plots.Sweep(varying[0], "", name, part)
         if len(varying) == 2 and len(part) >= 4 and len(part) > 0.6 * values[varying[0]] * values[varying[1]]:
@@ -453,10 +420,3 @@ def format_interval(row: Any, score: str) -> str:
     """The 95 % interval of a score; "" for a single run."""
     low, high = row[f"{score}_low"], row[f"{score}_high"]
     return f"[{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""
-
-
-def format_cell(value: Any) -> str:
-    """A setting's value as it is typed: 0.001, [128], none."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return "none"
-    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)

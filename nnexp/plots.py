@@ -20,12 +20,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
-from nnexp.compare import mean_interval
 from nnexp.report import list_rows
+from nnexp.statistics import mean_interval
 
 FIGURE_WIDTH = 4.5  # inches
 MOST_POINTS = 60  # single runs of a setting that are drawn as points, spread evenly over their ranks
 MOST_LINES = 10  # single runs of a setting that are drawn as curves
+MOST_DIGITS = 30  # of the numbers below a heat map, side by side
 MOST_CELLS = 12  # values of a setting up to which a heat map's cells have their number written in
 COLORS = {
     "text": "#1a1c20",
@@ -143,7 +144,9 @@ def plot_accuracy(comparison: pd.DataFrame, runs: dict[str, pd.DataFrame]) -> Fi
     figure = Figure(figsize=(FIGURE_WIDTH, 0.8 + (0.62 + 0.16 * lines) * len(rows)))
     axes = figure.add_subplot()
     for i, row in enumerate(rows):
-        axes.text(0, i - 0.12, names[i], transform=axes.get_yaxis_transform(), va="bottom", size=9)
+        clear = {"facecolor": COLORS["page"], "edgecolor": "none", "pad": 1.5}  # no grid line through the letters
+        place = axes.get_yaxis_transform()
+        axes.text(0, i - 0.12, names[i], transform=place, va="bottom", size=9, bbox=clear, zorder=1.5)
         for j, split in enumerate(("train", "test")):
             _draw_interval(axes, row, f"{split}_accuracy", i + 0.02 + 0.22 * j, runs.get(row["setting_id"]))
     axes.set(ylim=(len(rows) - 0.45, -0.55), yticks=[], xlabel="accuracy (share of images classified rightly)")
@@ -159,8 +162,8 @@ def _draw_interval(axes: Axes, row: dict[str, Any], score: str, y: float, runs: 
     split = score.split("_")[0]
     color, marker = COLORS[split], "o" if split == "train" else "D"
     values = _spread_out(runs[score]) if runs is not None else np.empty(0)
-    axes.plot(values, np.full(len(values), y), "|", color=color, alpha=0.55, markersize=7)
-    axes.plot([row[f"{score}_low"], row[f"{score}_high"]], [y, y], color=color, linewidth=2.2)
+    axes.plot([row[f"{score}_low"], row[f"{score}_high"]], [y, y], color=color, linewidth=1.8)
+    axes.plot(values, np.full(len(values), y), "|", color=color, alpha=0.8, markersize=8)
     axes.plot([row[score]], [y], marker, color=color, markersize=6, label=split)
 
 
@@ -290,7 +293,10 @@ def plot_heat_map(sweep: Sweep, score: str) -> Figure:
     _label_cells(axes, values, mesh.norm, "{:.3f}")
     for axis, names in ((axes.xaxis, grid.columns), (axes.yaxis, grid.index)):
         step = -(-len(names) // MOST_CELLS)
-        axis.set_ticks(np.arange(0, len(names), step) + 0.5, [f"{value:g}" for value in names[::step]])
+        labels = [f"{value:g}" for value in names[::step]]
+        axis.set_ticks(np.arange(0, len(names), step) + 0.5, labels)
+        if axis is axes.xaxis and sum(map(len, labels)) > MOST_DIGITS:
+            axes.tick_params(axis="x", rotation=45)
     axes.set(xlabel=sweep.x, ylabel=sweep.y)
     figure.colorbar(mesh, ax=axes, label=f"{score.replace('_', ' ')} (mean over seeds)")
     if sweep.name:
@@ -304,7 +310,7 @@ def _label_cells(axes: Axes, values: np.ndarray, norm: Any, form: str) -> None:
     size = 9 if values.shape[1] <= 6 else 6.5
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
-            color = "#101010" if norm(value) > 0.6 else "#fefefe"  # the same in light and dark
+            color = "#101010" if norm(value) > 0.5 else "#fefefe"  # the same in light and dark
             axes.text(j + 0.5, i + 0.5, form.format(value), ha="center", va="center", color=color, size=size)
 
 

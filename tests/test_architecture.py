@@ -17,14 +17,14 @@ HOUSE = {  # file: what of nnexp it may import, a module or one name of it
     "__main__": ("cli",),
     "_hydra_plugin/__init__": ("search", "sweeper"),
     "cli": ("compose", "config", "console", "data", "experiment", "ledger"),
-    "compare": ("config",),
+    "compare": ("questions", "statistics", "verdicts"),
     "compiled": ("config", "data.Dataset"),
     "compose": ("config",),
     "config": (),
     "drawing": ("plots",),
     "export": ("config", "experiment", "ledger", "report"),
-    "page": ("compare", "config", "data", "drawing", "ledger", "plots", "report"),
-    "plots": ("compare", "report"),
+    "page": ("compare", "config", "data", "drawing", "ledger", "plots", "questions", "report"),
+    "plots": ("report", "statistics"),
     "console": ("config", "ledger"),
     "data": ("config",),
     "experiment": ("config", "data", "ledger", "model", "provenance", "tensorflow_start", "training"),
@@ -32,18 +32,22 @@ HOUSE = {  # file: what of nnexp it may import, a module or one name of it
     "ledger": ("config",),
     "model": ("config",),
     "provenance": ("config", "tensorflow_start"),
+    "questions": ("statistics",),
     "reference": (),
     "report": ("compare", "config", "data", "ledger"),
     "reproduce": ("config", "experiment", "ledger", "provenance"),
     "results": ("config", "console", "export", "ledger", "page", "report", "reproduce"),
     "search": ("compose", "config", "console", "ledger", "sweeper"),
+    "statistics": (),
     "sweeper": ("compose", "config", "console", "experiment", "ledger"),
     "tensorflow_start": (),
     "training": ("compiled", "config", "data.Dataset", "model.build_optimizer"),
+    "verdicts": ("questions", "statistics"),
 }
 HYDRA_FILES = ("cli", "compose", "search", "sweeper")  # compose is there for the others
 TENSORFLOW_FILES = ("compiled", "data", "experiment", "model", "tensorflow_start", "training")
 LATE_FILES = ("compiled",)  # import TensorFlow as they are imported themselves, and so inside functions alone
+STATISTICS_FILES = ("compare", "questions", "statistics", "verdicts")
 HEAVY = ("tensorflow", "keras", "pandas", "matplotlib", "scipy")
 
 
@@ -106,6 +110,12 @@ def test_tensorflow_is_imported_only_when_a_function_is_called(file: str) -> Non
     at_top = [each for each in read_imports(file) if each.is_at_top]
     parts = {each.package for each in at_top} | {part.partition(".")[0] for part in name_parts_of_nnexp(at_top)}
     assert parts.isdisjoint({"tensorflow", "keras", *LATE_FILES})
+
+
+@pytest.mark.parametrize("file", STATISTICS_FILES)
+def test_the_statistics_need_only_numpy_pandas_and_scipy(file: str) -> None:
+    packages = {each.package for each in read_imports(file)} - set(sys.stdlib_module_names)
+    assert packages <= {"nnexp", "numpy", "pandas", "scipy"}
 
 
 def test_to_import_the_command_line_loads_nothing_heavy() -> None:

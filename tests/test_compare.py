@@ -1,318 +1,16 @@
-"""The promises of `nnexp.compare`, a sentence each."""
-
-import ast
-import re
-import sys
-from pathlib import Path
+"""The promises of `nnexp.compare`, a sentence each: whatever the runs look like."""
 
 import numpy as np
 import pandas as pd
 import pytest
-import simulate_verdicts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tables import build_histories, build_lesson, build_results, exactly, fail_to_read, row_of
 
-from nnexp import compare
-from nnexp.compare import compare_runs, compare_settings, describe_setting
-
-LESSON = {  # FACTS: train mean and sd, test mean and sd over seeds 0-4 after 5 epochs; lowest and typical test loss
-    "baseline": {"dropout": 0.0, "l2": 0.0, "train": (0.8959, 0.0027), "test": (0.8719, 0.0033), "loss": 0.36},
-    "dropout": {"dropout": 0.2, "l2": 0.0, "train": (0.8921, 0.0031), "test": (0.8706, 0.0039), "loss": 0.36},
-    "l2": {"dropout": 0.0, "l2": 0.01, "train": (0.7982, 0.0118), "test": (0.7872, 0.0112), "loss": 0.62},
-}
-
-
-def build_results(scores, **columns):
-    """A results table from {setting_id: (train accuracies, test accuracies)} with seeds 0, 1, ...; columns: one value
-    or one a setting.
-    """
-    rows = []
-    for i, (setting, (train, test)) in enumerate(scores.items()):
-        shared = {name: value[i] if isinstance(value, list) else value for name, value in columns.items()}
-        for seed, (a, b) in enumerate(zip(train, test, strict=True)):
-            row = {"run_id": f"{setting}-s{seed}", "setting_id": setting, "status": "finished", "seed": seed}
-            rows.append(row | {"model": "mlp", "data": "fashion_mnist", "train_size": 60_000} | shared)
-            rows[-1] |= {"train_accuracy": a, "test_accuracy": b}
-    return pd.DataFrame(rows)
-
-
-def build_histories(results, curve, noise=0.005, seed=0):
-    """A history for every run: the curve (or curve[setting_id]) plus noise."""
-    rng = np.random.default_rng(seed)
-    histories = {}
-    for run, setting in zip(results["run_id"], results["setting_id"], strict=True):
-        losses = np.asarray(curve[setting] if isinstance(curve, dict) else curve, dtype=float)
-        losses = losses + noise * rng.standard_normal(len(losses))
-        histories[run] = pd.DataFrame({"epoch": np.arange(len(losses)) + 1, "test_loss": losses})
-    return histories
-
-
-def exactly(mean, sd, n=5, seed=0):
-    """n scores with exactly this mean and standard deviation."""
-    z = np.random.default_rng(seed).standard_normal(n)
-    return mean + sd * (z - z.mean()) / z.std(ddof=1)
-
-
-def build_lesson(seeds=5):
-    """The lesson's three models with the real means and spreads, and curves like the real ones."""
-    scores, curves = {}, {}
-    for i, (name, lesson) in enumerate(LESSON.items()):
-        scores[name] = (exactly(*lesson["train"], seeds, i), exactly(*lesson["test"], seeds, 10 + i))
-        curves[name] = lesson["loss"] + np.array([0.08, 0.04, 0.015, 0.005, 0.0])
-    parts = {key: [lesson[key] for lesson in LESSON.values()] for key in ("dropout", "l2")}
-    results = build_results(scores, **parts)
-    return results, build_histories(results, curves, noise=0.008)
-
-
-def row_of(table, setting):
-    return table.set_index("setting_id").loc[setting]
-
-
-def fail_to_read(run_id):
-    raise AssertionError(f"{run_id} was read")
-
-
-# --- statistics -------------------------------------------------------------------------------------------------------
-
-
-def test_intervals_are_students():
-    """Mean and 95 % interval are those of scipy, for every number of seeds; one seed has none."""
-    for n in (2, 3, 10):
-        x = exactly(0.87, 0.003, n)
-        expected = stats.t.interval(0.95, n - 1, x.mean(), stats.sem(x))
-        mean, low, high = compare.mean_interval(np.append(x, np.nan))
-        assert (mean, low, high) == pytest.approx((x.mean(), *expected), abs=1e-12)
-    assert np.isnan(compare.mean_interval(np.array([0.87]))[1])
-
-
-def test_paired_tests_are_scipys():
-    """t and p are those of scipy's paired t-test; seeds that only one of the two has do not count."""
-    rng = np.random.default_rng(1)
-    a, b = rng.standard_normal((2, 6))
-    expected = stats.ttest_rel(a, b, alternative="greater")
-    tests = compare.paired_t(np.append(a - b, np.nan))
-    assert (tests.n, tests.t, tests.p) == pytest.approx((6, expected.statistic, expected.pvalue))
-
-
-def test_what_is_chosen_widens_the_error():
-    """Against a chosen best, the squared standard error is 1/n + 1/(n - 1) instead of 1/n times the variance."""
-    d = exactly(0.01, 0.004, 5)
-    plain, chosen = compare.paired_t(d), compare.paired_t(d, chosen=True)
-    assert chosen.t == pytest.approx(0.01 / (0.004 * np.sqrt(1 / 5 + 1 / 4)))
-    assert chosen.t < plain.t == pytest.approx(0.01 / (0.004 * np.sqrt(1 / 5)))
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_is_step_down_bonferroni(p):
-    """Claiming corrected p <= 0.05 is Holm's procedure: the i-th smallest against 0.05 / (m - i), until one fails."""
-    corrected = compare.holm(np.array([*p, np.nan]))[:-1]
-    passing = True
-    for i, index in enumerate(np.argsort(p, kind="stable")):
-        threshold = 0.05 / (len(p) - i)
-        passing = passing and p[index] <= threshold
-        if abs(p[index] - threshold) > 1e-9:
-            assert (corrected[index] <= 0.05) == passing
-    assert corrected.max() <= 1
-
-
-def test_seeds_needed_are_those_of_the_tables():
-    """For 0.2, 0.5, 0.8 and 1 standard deviations: 199, 34, 15, 10 (G*Power, paired t, two-sided 0.05, power 0.8)."""
-    assert compare.seeds_needed(np.array([0.2, 0.5, 0.8, 1.0]), 0.025).tolist() == [199, 34, 15, 10]
-    assert compare.seeds_needed(np.array([1e-4, 0.0, -1.0]), 0.025).tolist() == [np.inf] * 3
-    assert compare.seeds_needed(np.array([1e6]), 0.025).tolist() == [3]
-
-
-def test_mcnemar_is_the_exact_binomial_test():
-    """b, c and p are those counted by hand and given by scipy's binomtest."""
-    rng = np.random.default_rng(2)
-    right, others = rng.random(300) < 0.8, rng.random((4, 300)) < [[0.8], [0.7], [0.9], [0.8]]
-    others[3] = right
-    b, c, p = compare.mcnemar(right, others)
-    for i in range(4):
-        only, other = int((right & ~others[i]).sum()), int((~right & others[i]).sum())
-        expected = stats.binomtest(only, only + other).pvalue if only + other else 1.0
-        assert (b[i], c[i], p[i]) == (only, other, pytest.approx(expected))
-
-
-def test_best_epoch_is_chosen_by_the_other_seeds():
-    """By hand: seed 0 is lowest at epoch 1, the others at epoch 2; each is measured where the *others* are lowest."""
-    losses = np.array([[0.1, 0.6, 0.7], [0.5, 0.3, 0.6], [0.6, 0.2, 0.5]])
-    rises, epochs = compare.rise_since_best_epoch(losses, losses[:, -1])
-    assert epochs.tolist() == [2, 1, 1]  # others' sums: [1.1 .5 1.1], [.7 .8 1.2], [.6 .9 1.3]
-    assert rises == pytest.approx([0.1, 0.1, -0.1])
-
-
-def test_best_other_is_chosen_by_the_other_seeds():
-    """By hand: a seed's lead is that of the setting which leads on the other seeds, never of the setting itself."""
-    test = np.array([[0.5, 0.5, 0.5], [0.9, 0.1, 0.1], [0.2, 0.3, 0.4]])
-    lead, which = compare.lead_of_best_other([(test, np.zeros((3, 3)))])
-    assert which.tolist() == [[2, 1, 1], [0, 0, 0], [0, 0, 0]]
-    assert lead[0] == pytest.approx([0.2, 0.1, 0.1])
-
-
-def test_best_other_has_the_seed_and_two_more_in_common():
-    """A setting that lacks the seed, or shares only one more, is not chosen however well it scores; the next one is."""
-    test = np.array([[0.5, 0.5, 0.5, np.nan], [0.9, 0.9, np.nan, 0.9], [0.6, 0.6, 0.6, 0.6], [np.nan, 0.1, 0.8, 0.8]])
-    lead, which = compare.lead_of_best_other([(test, test - test)])
-    assert which[0].tolist() == [2, 2, 2, -1]  # setting 1 shares one more seed on seeds 0 and 1, and has no seed 2
-    assert which[2].tolist() == [1, 1, 0, 1]
-    assert lead[2] == pytest.approx([0.9, 0.9, 0.5, 0.9])
-    assert np.isnan(lead[0, 3])
-    negative, which = compare.lead_of_best_other([(test - 1, test - test)])
-    assert which[0].tolist() == [2, 2, 2, -1]
-    assert negative[0, 0] == pytest.approx(-0.4)
-
-
-def test_incomplete_and_complete_tables_choose_alike():
-    """A further seed that nobody has changes nothing (the quick route and the matrix products agree)."""
-    test = np.random.default_rng(3).random((5, 4))
-    train = np.random.default_rng(4).random((5, 4))
-    gap = np.full((5, 1), np.nan)
-    parts = [(test, test), (-train, -train)]
-    wider = [(np.hstack([a, gap]), np.hstack([b, gap])) for a, b in parts]
-    (lead, which), (other_lead, other_which) = compare.lead_of_best_other(parts), compare.lead_of_best_other(wider)
-    assert (which == other_which[:, :4]).all()
-    assert lead == pytest.approx(other_lead[:, :4])
-
-
-# --- verdicts ---------------------------------------------------------------------------------------------------------
-
-
-def test_lesson_l2_underfits():
-    """On the lesson's figures and five seeds, L2 0.01 is `underfit`, and the reason names a setting and its numbers."""
-    row = row_of(compare_settings(*build_lesson()), "l2")
-    assert (row["verdict"], row["leaning"], row["against_best"]) == ("underfit", "underfit", "worse")
-    assert re.match(
-        r"Train accuracy 0\.7982 is 0\.07\d\d below what dropout=0.* reaches on unseen images", row["reason"]
-    )
-
-
-def test_lesson_dropout_is_not_told_apart_from_the_baseline():
-    """On the lesson's figures and five seeds, dropout 0.2 is not told apart, and the seeds that it needs are stated."""
-    results, histories = build_lesson()
-    row = row_of(compare_settings(results, histories), "dropout")
-    assert row["against_best"] == "not told apart"
-    assert row["verdict"] in ("cannot tell", "good fit")
-    test = results.pivot(index="seed", columns="setting_id", values="test_accuracy")
-    difference = test["baseline"] - test["dropout"]
-    effect = difference.mean() / difference.std()
-    approximation = ((1.960 + 0.842) / effect) ** 2 + 1.960**2 / 2  # Guenther 1981
-    assert row["seeds_needed"] == pytest.approx(approximation, abs=1.5)
-    assert f"about {row['seeds_needed']:,.0f} seeds of these two alone" in row["comparison"]
-
-
-def test_reason_can_be_checked_by_hand():
-    """The t of an `underfit` and the t it needed come out of a pocket calculator and a t table at 0.05 / (3 k)."""
-    results = build_results(
-        {"low": (exactly(0.80, 0.010), exactly(0.79, 0.01)), "high": (exactly(0.9, 0.003), exactly(0.87, 0.003, 5, 1))}
-    )
-    row = row_of(compare_settings(results), "low")
-    d = results["test_accuracy"][5:].to_numpy() - results["train_accuracy"][:5].to_numpy()
-    t = d.mean() / (d.std(ddof=1) * np.sqrt(1 / 5 + 1 / 4))
-    assert f"(t = {t:.1f}, {stats.t.ppf(1 - 0.05 / 6, 4):.1f} needed, 4 degrees of freedom)" in row["reason"]
-
-
-def test_a_rise_of_the_test_loss_overfits():
-    """A clear gap and a test loss that rises is `overfit`; the same gap with a loss at rest is not."""
-    scores = {name: (exactly(0.99, 0.002, 5, i), exactly(0.87, 0.003, 5, i)) for i, name in enumerate("ab")}
-    results = build_results(scores, dropout=[0.0, 0.5])
-    curves = {"a": [0.5, 0.35, 0.40, 0.50, 0.60], "b": [0.5, 0.4, 0.36, 0.355, 0.35]}
-    table = compare_settings(results, build_histories(results, curves))
-    assert row_of(table, "a")["verdict"] == "overfit"
-    assert "test loss rose by 0.2" in row_of(table, "a")["reason"]
-    assert "(epoch 2)" in row_of(table, "a")["reason"]
-    assert row_of(table, "b")["verdict"] != "overfit"
-
-
-def test_without_a_gap_nothing_overfits():
-    """A rising test loss without a gap between train and test accuracy is not `overfit`."""
-    score = exactly(0.87, 0.003)
-    results = build_results({"a": (score, score), "b": (score + 0.001, score - 0.05)})
-    table = compare_settings(results, build_histories(results, [0.3, 0.4, 0.5]))
-    assert row_of(table, "a")["verdict"] == "cannot tell"
-    assert row_of(table, "b")["verdict"] == "overfit"
-
-
-def test_beaten_by_a_setting_that_fits_less_is_overfit():
-    """Without any history: another setting with a lower train and a higher test accuracy makes it `overfit`."""
-    scores = {
-        "a": (exactly(0.99, 0.002), exactly(0.86, 0.002)),
-        "b": (exactly(0.93, 0.002, 5, 1), exactly(0.90, 0.002, 5, 1)),
-    }
-    table = compare_settings(build_results(scores, dropout=[0.0, 0.5]))
-    row = row_of(table, "a")
-    assert row["verdict"] == "overfit"
-    assert "dropout=0.5 fits the training set less well and the test set better, by 0.0400" in row["reason"]
-    assert row_of(table, "b")["verdict"] == "cannot tell"
-
-
-def test_a_better_fit_is_no_overfit():
-    """A setting that another beats on both sets is not `overfit`: more fitting still helps."""
-    scores = {
-        "a": (exactly(0.92, 0.002), exactly(0.86, 0.002)),
-        "b": (exactly(0.95, 0.002, 5, 1), exactly(0.90, 0.002, 5, 1)),
-    }
-    results = build_results(scores)
-    table = compare_settings(results, build_histories(results, [0.4, 0.35, 0.33]))
-    assert row_of(table, "a")["verdict"] == "good fit"
-
-
-@pytest.mark.parametrize(
-    ("change", "verdict"),
-    [
-        ({}, "good fit"),
-        ({"behind": 0.009}, "cannot tell"),
-        ({"curve": 0.03}, "cannot tell"),
-        ({"noise": 0.02}, "cannot tell"),
-    ],
-)
-def test_a_good_fit_is_seen_and_not_assumed(change, verdict):
-    """`good fit` needs evidence: not when just short of a point behind, or amid noise of the curve or the scores."""
-    case = {"behind": 0.0, "curve": 0.005, "noise": 0.002} | change
-    a = (exactly(0.90, 0.002), exactly(0.87 - case["behind"], case["noise"]))
-    b = (exactly(0.8999, 0.002, 5, 1), exactly(0.87, case["noise"], 5, 1))
-    results = build_results({"a": a, "b": b})
-    histories = build_histories(results, [0.45, 0.38, 0.355, 0.35, 0.35], case["curve"])
-    row = row_of(compare_settings(results, histories), "a")
-    assert (row["verdict"], row["leaning"]) == (verdict, "good fit")
-
-
-def test_cannot_tell_says_what_is_needed():
-    """Undecided for noise: the reason gives the leaning's t and the seeds that would decide it."""
-    results, histories = build_lesson()
-    row = row_of(compare_settings(results, histories), "baseline")
-    assert row["verdict"] == "cannot tell"
-    assert re.search(r"may be noise: about \d+ seeds would be needed\.$", row["reason"])
-    assert (
-        f"{stats.t.ppf(1 - 0.05 / 18, 4):.1f} needed, 4 degrees of freedom" in row["reason"]
-    )  # two chances: 0.05 / (6 k)
-
-
-def test_one_or_two_seeds_cannot_tell_but_lean():
-    """Below three seeds the verdict is `cannot tell`, the leaning is there, and the reason counts the seeds."""
-    for seeds in (1, 2):
-        results, histories = build_lesson()
-        table = compare_settings(results[results["seed"] < seeds], histories)
-        assert set(table["verdict"]) == {"cannot tell"}
-        assert row_of(table, "l2")["leaning"] == "underfit"
-        assert row_of(table, "l2")["reason"].startswith(f"{seeds} of the three seeds")
-        assert set(table["against_best"]) == {"cannot tell"}
-    overfit = build_results({"a": ([0.99], [0.87]), "b": ([0.90], [0.87])}, dropout=[0.0, 0.5])
-    histories = build_histories(overfit, {"a": [0.4, 0.35, 0.5], "b": [0.4, 0.36, 0.35]})
-    assert row_of(compare_settings(overfit, histories), "a")["leaning"] == "overfit"
-
-
-def test_a_setting_alone_cannot_underfit_or_fit_well():
-    """One setting has nothing to be compared with: `cannot tell`, and said so - unless its test loss rises."""
-    results = build_results({"a": (exactly(0.99, 0.002), exactly(0.87, 0.003))})
-    table = compare_settings(results, build_histories(results, [0.4, 0.35, 0.34]))
-    assert table.loc[0, "reason"] == "No other setting with three seeds to compare it with."
-    assert (table.loc[0, "verdict"], table.loc[0, "against_best"]) == ("cannot tell", "best")
-    assert compare_settings(results, build_histories(results, [0.4, 0.35, 0.6])).loc[0, "verdict"] == "overfit"
-
-
-# --- what the runs may look like --------------------------------------------------------------------------------------
+from nnexp import compare, questions, statistics
+from nnexp.compare import build_group, compare_runs, compare_settings, describe_setting
+from nnexp.verdicts import LEANING_CURVES
 
 
 def test_different_data_are_never_compared():
@@ -364,9 +62,9 @@ def test_coarse_scores_do_not_make_false_claims():
     for _ in range(200):
         test = np.round(0.875 + 0.003 * rng.standard_normal((6, 3)), 2)
         scores = {str(i): (test[i] + 0.02, test[i]) for i in range(6)}
-        step = compare.build_group(build_results(scores), pd.DataFrame(index=list(scores))).step
+        step = build_group(build_results(scores), pd.DataFrame(index=list(scores))).step
         order = np.argsort(-test.mean(1))
-        false += (compare.compare_pairs(test[order], step)[1] <= 0.05).any()
+        false += (statistics.compare_pairs(test[order], step)[1] <= 0.05).any()
     assert false <= stats.binom.ppf(0.999, 200, 0.05)
 
 
@@ -494,9 +192,6 @@ def test_any_table_gets_an_answer(data):
     assert table["p_corrected"].dropna().between(0, 1).all()
 
 
-# --- reading, naming, speed -------------------------------------------------------------------------------------------
-
-
 def test_histories_are_read_only_where_they_can_matter():
     """Not of settings that underfit, and not for the leanings of many settings with a seed each."""
     results, histories = build_lesson()
@@ -504,7 +199,7 @@ def test_histories_are_read_only_where_they_can_matter():
     compare_settings(results, lambda run_id: read.append(run_id) or histories[run_id])
     assert not [run for run in read if run.startswith("l2")]
     assert len(read) == 10
-    many = build_results({str(i): ([0.9], [0.8]) for i in range(compare.LEANING_CURVES + 1)})
+    many = build_results({str(i): ([0.9], [0.8]) for i in range(LEANING_CURVES + 1)})
     table = compare_settings(many, fail_to_read)
     assert table["reason"].str.contains("from the accuracies alone").all()
 
@@ -535,7 +230,7 @@ def test_single_runs_are_compared_as_runs():
     pairs = [("a-s0", "b-s0"), ("a-s0", "c-s0"), ("b-s0", "c-s0")]
     p = [stats.binomtest(int((right[x] & ~right[y]).sum()), int((right[x] ^ right[y]).sum())).pvalue for x, y in pairs]
     assert runs["p"].tolist() == pytest.approx(p[:2])
-    assert runs["p_corrected"].tolist() == pytest.approx(compare.holm(np.array(p))[:2])
+    assert runs["p_corrected"].tolist() == pytest.approx(statistics.holm(np.array(p))[:2])
 
 
 def test_predictions_are_read_only_for_single_runs():
@@ -569,68 +264,32 @@ def test_sorted_by_test_accuracy():
     assert compare_settings(build_lesson()[0])["test_accuracy"].is_monotonic_decreasing
 
 
-def test_needs_only_numpy_pandas_and_scipy():
-    """compare.py imports the standard library, numpy, pandas and scipy, and nothing else."""
-    tree = ast.parse(Path(compare.__file__).read_text(encoding="utf-8"))
-    names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
-    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"numpy", "pandas", "scipy"}
+def test_settings_of_one_name_are_told_apart():
+    """Where the columns do not tell settings apart, their names have the setting_id."""
+    results = build_results({i: ([0.9], [0.8]) for i in "abc"}, l2=[0.1, 0.1, 0.2])
+    assert sorted(compare_settings(results)["name"]) == ["l2=0.1 (a)", "l2=0.1 (b)", "l2=0.2"]
 
 
-# --- simulation: the smaller one (the full one is simulate_verdicts.py) -----------------------------------------------
-
-TABLES = {3: 300, 12: 120, 30: 60}  # by number of settings
-GRID = [(k, n) for k in TABLES for n in (3, 5, 10)]
-
-
-def most(tables, share):
-    """As many as `tables` may show if each does with chance `share`: exceeded by luck once in a thousand."""
-    return stats.binom.ppf(0.999, tables, share) / tables
+def test_names_leave_out_what_another_setting_says():
+    """A model of one shape says its filters."""
+    columns = {"model": ["mlp", "cnn"], "filters": ["[]", "[8]"], "units": ["[9]", "[9]"], "dropout": [0.1, 0.2]}
+    assert compare.list_differing(pd.DataFrame(columns)) == ["model", "dropout"]
 
 
-@pytest.mark.parametrize(("k", "n"), GRID)
-def test_intervals_hold_and_better_is_rarely_false(k, n):
-    """All settings equal: 93-97 % of the intervals hold the truth, at most 6 % of tables have any false "better"."""
-    tables = 3 * TABLES[k]
-    truth = simulate_verdicts.build_truth("equal", k, 1)
-    coverage, false = simulate_verdicts.simulate_pairs(truth, n, 0.0, tables, np.random.default_rng(100 * k + n))
-    slack = 3 * np.sqrt(0.05 * 0.95 / (tables * k))
-    assert 0.95 - slack <= coverage <= 0.95 + slack
-    assert slack < 0.023
-    assert false <= most(tables, 0.05)
+def test_a_setting_that_only_failed_stays_in_its_comparison():
+    """A failed run has no data_sha256; its setting is compared, and named, with those that finished."""
+    results = build_results({"a": ([0.9], [0.8]), "b": ([0.9], [0.7])}, l2=[0.1, 0.2], data_sha256=["d", np.nan])
+    results.loc[results["setting_id"] == "b", ["status", "train_accuracy", "test_accuracy"]] = ["failed", None, None]
+    table = compare_settings(results)
+    assert table["group"].tolist() == [1, 1] and table["name"].tolist() == ["l2=0.1", "l2=0.2"]
 
 
-@pytest.mark.parametrize(("k", "n"), GRID)
-def test_verdicts_are_rarely_false(k, n):
-    """Over all known truths, at most 6 % of the tables have any false verdict (and the luck of so many tables)."""
-    rng, tables = np.random.default_rng(100 * k + n), TABLES[k] // 6
-    truths = [simulate_verdicts.build_truth(name, k, 20) for name in simulate_verdicts.TRUTHS]
-    false = [simulate_verdicts.simulate_verdicts(truth, n, 0.0, tables, rng)[0] for truth in truths]
-    assert np.mean(false) <= most(tables * len(truths), 0.05)
-
-
-def test_verdicts_find_what_is_there():
-    """Clear cases (lesson's baseline, L2 0.01, a rising loss) are found with five seeds in 9 tables of 10."""
-    truth = simulate_verdicts.build_truth("mixed", 3, 20)
-    _, shares = simulate_verdicts.simulate_verdicts(truth, 5, 0.0, 100, np.random.default_rng(7))
-    underfit, overfit = shares[1][0], shares[2][1]
-    assert min(underfit, overfit) >= 0.9
-
-
-@pytest.mark.parametrize("epochs", [5, 20])
-def test_flat_curves_rarely_rise(epochs):
-    """Tested at 5 %, at most 5 % of flat noisy curves rise - where their own minimum says so in most of them."""
-    rng = np.random.default_rng(epochs)
-    curves = 0.35 + 0.008 * rng.standard_normal((2000, 5, epochs))
-    rises = np.array([compare.rise_since_best_epoch(c, c[:, -1])[0] for c in curves])
-    naive = curves[:, :, -1] - curves.min(2)
-    assert (compare.paired_t(rises, 1e-4, chosen=True).p <= 0.05).mean() <= most(2000, 0.05)
-    assert (compare.paired_t(rises, 1e-4).p <= 0.05).mean() > 0.06  # why the standard error is widened
-    assert (compare.paired_t(naive, 1e-4).p <= 0.05).mean() > 0.5
-
-
-@pytest.mark.parametrize(("k", "n", "power"), [(3, 5, 0.88), (3, 10, 1.0), (12, 10, 0.96), (30, 10, 0.72)])
-def test_power_at_one_point_is_as_stated(k, n, power):
-    """A difference of one point, spread 0.003, is found as often as the documentation says."""
-    found = simulate_verdicts.measure_power(k, n, 0.01, 300, np.random.default_rng(k))
-    assert found == pytest.approx(power, abs=3 * np.sqrt(power * (1 - power) / 300) + 0.015)
+def test_thousands_of_settings_are_asked_as_few_are(monkeypatch):
+    """To save memory, many settings are worked on in parts; where the parts end changes nothing."""
+    rng = np.random.default_rng(3)
+    results = build_results({str(i): rng.normal([[0.9], [0.87]], 0.002, (2, 5)) for i in range(9)})
+    histories = build_histories(results, np.full(6, 0.36))
+    whole = compare_settings(results, histories)
+    for module in (statistics, questions):
+        monkeypatch.setattr(module, "MOST_NUMBERS", 100)
+    pd.testing.assert_frame_equal(compare_settings(results, histories), whole)

@@ -165,6 +165,16 @@ def test_commands_are_printed_without_being_opened(opened):
     assert height > 0
 
 
+def test_paper_has_the_table_as_a_table(opened):
+    set_width(opened, 700)
+    layout = "return getComputedStyle(document.querySelector('tr.setting td')).display"
+    on_screen = opened.execute_script(layout)
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    on_paper = opened.execute_script(layout)
+    set_width(opened, 1280)
+    assert (on_screen, on_paper) == ("grid", "table-cell")
+
+
 def test_hostile_text_is_only_text(browser, tmp_path):
     config = make_config()
     write_many(tmp_path, [(config, make_result(config)), (make_config(seed=1), fail(HOSTILE))])

@@ -1,6 +1,7 @@
 """The report's numbers and words, and how it bears what is missing or hostile."""
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from ledgers import fail, make_config, make_result, write_many, write_runs
 from typer.testing import CliRunner
 
 from nnexp import drawing, page, plots
+from nnexp.compare import SETTING_COLUMNS
 from nnexp.config import read_options
 from nnexp.data import CLASS_NAMES, read_sample
-from nnexp.report import load_results, read_history, read_predictions
+from nnexp.ledger import Ledger
+from nnexp.report import SCORES, compare_results, format_comparison, load_results, read_history, read_predictions
 from nnexp.results import app
 
 HOSTILE = (
@@ -193,17 +196,6 @@ def test_a_third_number_and_the_network_divide_the_heat_maps(tmp_path, labels):
     assert "units=[8], learning_rate=0.1" in {sweep.name for sweep in sweeps}
 
 
-def test_names_leave_out_what_another_setting_says():
-    columns = {"model": ["mlp", "cnn"], "filters": ["[]", "[8]"], "units": ["[9]", "[9]"], "dropout": [0.1, 0.2]}
-    assert page.list_differing(pd.DataFrame(columns)) == ["model", "dropout"]
-
-
-def test_settings_of_one_name_are_told_apart():
-    rows = pd.DataFrame({"setting_id": ["a", "b", "c"]})
-    names = page.name_rows(rows, pd.DataFrame({"l2": [0.1, 0.1, 0.2]}), ["l2"])
-    assert names == ["l2=0.1 (a)", "l2=0.1 (b)", "l2=0.2"]
-
-
 def test_the_lesson_is_no_sweep(tmp_path, labels):
     assert find(labels, tmp_path, {}, {"dropout": 0.2}, {"l2": 0.01}) == []
 
@@ -213,6 +205,16 @@ def test_a_heat_map_has_each_cell_in_its_place():
     figure = plots.plot_heat_map(plots.Sweep("x", "y", "", cells), "test_accuracy")
     written = {(text.get_position(), text.get_text()) for text in figure.axes[0].texts}
     assert written == {((0.5, 0.5), "0.100"), ((1.5, 0.5), "0.200"), ((0.5, 1.5), "0.300")}
+
+
+@pytest.mark.parametrize("values", [[0.0001 * i for i in range(1, 13)], [0.125, 0.25], list(range(40))])
+def test_numbers_below_a_heat_map_do_not_run_into_each_other(values):
+    cells = pd.DataFrame({"x": values * 2, "y": [5] * len(values) + [6] * len(values), "test_accuracy": 0.5})
+    figure = plots.plot_heat_map(plots.Sweep("x", "y", "", cells), "test_accuracy")
+    figure.canvas.draw()
+    labels = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    turned = figure.axes[0].get_xticklabels()[0].get_rotation() > 0
+    assert turned or all(left.x1 < right.x0 for left, right in itertools.pairwise(labels))
 
 
 def test_numbers_in_a_picture_are_those_of_the_table():
@@ -289,10 +291,67 @@ def test_hostile_text_is_escaped_on_the_page(tmp_path, labels):
     assert "<script>window" not in text and "<img src=x" not in text and "{{ 7*7 }}" in text
 
 
-def test_no_cell_of_the_table_begins_a_formula(tmp_path):
-    write_runs(tmp_path, [(make_config(), fail(f"ValueError: {HOSTILE}\n=2+2"))])
+FORMULAS = ["=1+1", "+1+2", "-2+3", "@SUM(A1)", "=HYPERLINK(1)"]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, f"ValueError: {HOSTILE}\n=2+2"])
+def test_no_cell_of_the_table_begins_a_formula(tmp_path, text):
+    write_runs(tmp_path, [(make_config(), fail(text))])
     for row in csv.DictReader((tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()):
         assert not [cell for cell in row.values() if cell[:1] in ("=", "+", "-", "@", "\t", "\r")]
+        assert row["error"].removeprefix("'").startswith(text[:10])
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_cell_of_the_comparison_begins_a_formula_but_negative_numbers_are_numbers(tmp_path, labels, text):
+    config = make_config()
+    write_runs(tmp_path, [(config, make_result(config, 0.8, -0.05, labels))])
+    table = pd.read_csv(tmp_path / "results.csv").astype(object)
+    table.loc[0, "model"] = text
+    table.to_csv(tmp_path / "results.csv", index=False)
+    comparison = compare_results(Ledger(tmp_path), load_results(tmp_path))
+    (row,) = csv.DictReader(format_comparison(comparison, "csv").splitlines())
+    assert row["model"] == f"'{text}" and row["name"] == f"'{text}"
+    assert float(row["accuracy_gap"]) == pytest.approx(-0.05)
+
+
+def test_the_text_table_has_a_column_for_each_setting_that_differs(tmp_path, labels):
+    write_many(tmp_path, [run for l2 in (0.0, 0.01) for run in study(labels, l2=l2, dropout=0.5 - 10 * l2)])
+    text = run("table", "--outputs", tmp_path).stdout
+    assert text.splitlines()[0].split()[:4] == ["dropout", "l2", "train", "accuracy"]
+    assert text.splitlines()[1].split()[:2] == ["0.5", "0"]
+
+
+def test_other_training_sizes_have_a_table_of_their_own(tmp_path, labels):
+    write_many(tmp_path, [run for size in (500, 1000) for run in study(labels, train_size=size)])
+    text = run("table", "--outputs", tmp_path).stdout
+    titles = [line for line in text.splitlines() if line.startswith("sample, ")]
+    assert sorted(titles) == [f"sample, {size} training images, 1,000 test images" for size in ("1,000", "500")]
+
+
+@pytest.mark.parametrize("format_", ["text", "markdown"])
+def test_hostile_names_stay_in_their_line(tmp_path, labels, format_):
+    write_many(tmp_path, [run for l2 in (0.0, 0.01) for run in study(labels, l2=l2)])
+    results = load_results(tmp_path).astype({"model": object})
+    results.loc[results["l2"] > 0, "model"] = "a\x1b[31m\nb | [bold]c <script> \U0001f600 " + "y" * 700
+    comparison = compare_results(Ledger(tmp_path), results)
+    text = format_comparison(comparison, format_)
+    lines = text.split("\n")
+    assert "\x1b" not in text and "[bold]c" in text
+    if format_ == "markdown":
+        bars = [line.replace("\\|", "").count("|") for line in lines[:4]]
+        assert len(set(bars)) == 1 and "<script>" not in text.replace("\\<", "")
+    else:
+        assert max(map(len, lines[:3])) < 200 and lines[3] == ""
+
+
+@pytest.mark.parametrize("format_", ["csv", "json"])
+def test_csv_and_json_have_every_setting(tmp_path, labels, format_):
+    write_many(tmp_path, study(labels))
+    text = run("table", "--outputs", tmp_path, "--format", format_).stdout
+    (row,) = json.loads(text) if format_ == "json" else csv.DictReader(text.splitlines())
+    ends = [f"{score}{end}" for score in SCORES for end in ("", "_low", "_high")]
+    assert set(row) >= {*SETTING_COLUMNS, *ends, "setting_id", "n", "verdict", "leaning", "reason"}
 
 
 def test_numbers_that_are_none_are_said_so(tmp_path, labels):
