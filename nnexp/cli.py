@@ -185,7 +185,7 @@ def _behave_as_worker() -> None:
 
     copyreg.pickle(
         JobReturn,
-        lambda job: (JobReturn, (job.overrides, None, None, None, None, job.status, job._return_value)),  # type: ignore[arg-type]
+        lambda job: (JobReturn, (job.overrides, None, None, None, None, job.status, job._return_value)),
     )
     show_warnings()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not the driver's process: end without a word
