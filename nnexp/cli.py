@@ -1,12 +1,15 @@
 """The command `nnexp`: one run, a sweep, a study."""
 
 import argparse
+import copyreg
 import os
 import re
 import shlex
 import signal
 import sys
 import threading
+import time
+import warnings
 from importlib.resources import files
 from typing import Any
 
@@ -24,6 +27,9 @@ EXAMPLES = """\
 """
 
 
+STOPPING_SECONDS = 3  # in which another Ctrl-C changes nothing: a sweep takes back what its workers had begun
+
+
 def main() -> None:
     """Run the command line: 0 done, 1 a run failed, 2 a wrong setting."""
     from hydra._internal.utils import get_args_parser
@@ -33,8 +39,7 @@ def main() -> None:
         print(format_help(), end="")
         return
     show_warnings()
-    signal.signal(signal.SIGINT, _stop_quietly)
-    signal.signal(signal.SIGTERM, _stop_quietly)
+    listen_for_stop()
     if args.run or args.multirun or not (args.cfg or args.info or args.hydra_help or args.shell_completion):
         check_command_line(args)
     try:
@@ -98,7 +103,7 @@ def run_cell(settings: Any) -> None:
     flags = [f"--config-dir={directory}" for directory in own_options]
     command = shlex.join(["nnexp", *flags, *(line for line in hydra.overrides.task if line != "hydra.mode=RUN")])
     if hydra.mode is RunMode.MULTIRUN:
-        show_warnings()  # a launcher may have started this process
+        _behave_as_worker()
         run_once(config, command, lambda epoch, accuracy: None)
     else:
         sys.exit(run_alone(config, command))
@@ -154,6 +159,36 @@ def format_help() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _stop_quietly(signal_number: int, frame: Any) -> None:
-    threading.excepthook = lambda args: None  # what a launcher's threads say while they are being stopped is not news
-    raise KeyboardInterrupt
+def listen_for_stop() -> None:
+    """Let Ctrl-C, SIGTERM and a terminal that closes (unless under nohup) end the program in an orderly way."""
+    last = -float(STOPPING_SECONDS)
+
+    def stop(signal_number: int, frame: Any) -> None:
+        nonlocal last
+        threading.excepthook = lambda args: None  # what a launcher says while it is being stopped is not news
+        warnings.simplefilter("ignore")
+        if time.monotonic() - last >= STOPPING_SECONDS:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, stop)
+
+
+def _behave_as_worker() -> None:
+    """Prepare the process of a sweep's runs, which a launcher may have started.
+
+    It sends its driver no more than the driver needs. joblib waits forever for the rest of a message whose sender was
+    killed half-way; the system writes up to 4,096 bytes (PIPE_BUF) whole or not at all, and Hydra's answer is longer.
+    """
+    from hydra.core.utils import JobReturn
+
+    copyreg.pickle(
+        JobReturn,
+        lambda job: (JobReturn, (job.overrides, None, None, None, None, job.status, job._return_value)),
+    )
+    show_warnings()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not the driver's process: end without a word
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

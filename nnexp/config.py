@@ -113,6 +113,8 @@ def is_writable(directory: Path) -> bool:
         if directory.exists():
             with tempfile.TemporaryFile(dir=directory):
                 return True
+        if directory.is_symlink():  # to what is not there
+            return False
         ancestor = next(parent for parent in directory.absolute().parents if parent.exists())
         if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
             return False

@@ -48,6 +48,7 @@ def run_once(config: Config, command: str, on_epoch: Callable[[int, float], None
         directory = ledger.runs / config.run_id
         with _log_to(directory / "run.log"), stderr_held_back(directory / "stderr.log"):
             result = _attempt(config, on_epoch, directory)
+            _warn_of_other_weights(record, result)
         return ledger.record(claim, result), True
     finally:
         ledger.release(claim)
@@ -88,6 +89,18 @@ def _attempt(config: Config, on_epoch: Callable[[int, float], None], directory: 
     return result
 
 
+def _warn_of_other_weights(record: Record | None, result: Result) -> None:
+    """Say so where a run that had finished was run again and did not come out the same."""
+    before = record["provenance"].get("weights_sha256") if record and record["status"] == "finished" else None
+    after = result.provenance.get("weights_sha256")
+    if record and before and after and before != after:
+        log.warning(
+            "%s: run again, it came to other weights than on %s; see whether they come out the next time: "
+            "nnexp-results reproduce %s",
+            *(record["run_id"], record["started_at"][:16].replace("T", " "), record["run_id"]),
+        )
+
+
 def run_experiment(config: Config, on_epoch: Callable[[int, float], None], directory: Path) -> Result:
     """Train and score the network that `config` describes.
 
@@ -101,8 +114,9 @@ def run_experiment(config: Config, on_epoch: Callable[[int, float], None], direc
     model = build_model(config)
     training = train(model, dataset, config, on_epoch)
     if config.save_model:
-        model.save(directory / f".{MODEL_FILE}")
-        os.replace(directory / f".{MODEL_FILE}", directory / MODEL_FILE)
+        temporary = directory / f".tmp.{MODEL_FILE}"  # Keras wants the ending
+        model.save(temporary)
+        os.replace(temporary, directory / MODEL_FILE)
     best = training.history[training.best_epoch - 1]
     scores = {key: value for key, value in best.items() if key.startswith(("train_", "test_", "validation_"))}
     scores |= {

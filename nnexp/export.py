@@ -45,10 +45,7 @@ def _export(client: MlflowClient, ledger: Ledger) -> dict[str, int]:
     experiment = _find_experiment(client)
     known = _list_exported(client, experiment)
     counts = {"added": 0, "replaced": 0, "already": 0}
-    for path in sorted(ledger.runs.glob("*/result.json")):
-        record = ledger.read_record(path.parent.name)
-        if record is None:
-            continue
+    for record in ledger.read_records():
         old = known.get(record["run_id"])
         if old and old.info.status != "RUNNING" and old.data.tags.get("finished_at") == record["finished_at"]:
             counts["already"] += 1

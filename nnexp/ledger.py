@@ -16,6 +16,7 @@ import io
 import json
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -48,6 +49,15 @@ ZERO_WHEN_FAILED = ("epochs_run", "best_epoch", "parameters")
 
 RESULT, FAILURE = "result.json", "failure.json"
 """A run's record; and that of a later attempt that failed and so did not take the place of a finished one."""
+
+RECORD_KEYS = (
+    *("run_id", "setting_id", "identity_sha256", "model_name", "description", "command", "started_at", "settings"),
+    *("status", "finished_at", "scores", "provenance", "error"),
+)
+"""What every record has, of any schema after `upgrade_record`."""
+
+TEMPORARIES = (".*.tmp", ".tmp.*")
+"""What a process that died may have left in a run's directory; other hidden files there are somebody's."""
 
 VERSIONS = ("nnexp", "tensorflow", "keras", "python")
 
@@ -116,11 +126,29 @@ class Ledger:
 
     def read_record(self, run_id: str) -> Record | None:
         """The record of a run, or None where there is none."""
-        return _read_json(self.runs / run_id / RESULT)
+        return _read_record(self.runs / run_id / RESULT)
+
+    def read_records(self, run_ids: Iterable[str] | None = None) -> list[Record]:
+        """The records of these runs, or of all, the oldest first; what cannot be read is left out, with one warning."""
+        records, problems = [], []
+        for run_id in self.list_recorded() if run_ids is None else run_ids:
+            try:
+                records.append(self.read_record(run_id))
+            except LedgerError as error:
+                problems.append(str(error))
+        if problems:
+            more = f" (and {len(problems) - 1} more cannot be read)" if len(problems) > 1 else ""
+            log.warning("left out: %s%s", min(problems), more)
+        found = [record for record in records if record is not None]
+        return sorted(found, key=lambda record: (record["finished_at"], record["run_id"]))
+
+    def list_recorded(self) -> list[str]:
+        """The run_id of every run that has a record."""
+        return sorted(path.parent.name for path in self.runs.glob(f"*/{RESULT}"))
 
     def read_last(self, run_id: str) -> Record | None:
         """The record of the last attempt at a run: of its failure, if it failed when it was forced over a result."""
-        return _read_json(self.runs / run_id / FAILURE) or self.read_record(run_id)
+        return _read_record(self.runs / run_id / FAILURE) or self.read_record(run_id)
 
     def read_settled(self, config: Config) -> Record | None:
         """The record of exactly these settings, finished or failed, or None.
@@ -161,10 +189,14 @@ class Ledger:
     def release(self, claim: Claim) -> None:
         """Give a claim back; what was recorded stays."""
         with self._locked():
-            if claim.in_doubt:
-                self._settle(claim.note, died=False)
-            _remove_claim(claim.note)
-            claim.lock.release()
+            try:
+                if claim.in_doubt:
+                    self._settle(claim.note, died=False)
+                _remove_claim(claim.note)
+            except OSError:  # a full disk, which `record` has told of: the note stays, and `heal` settles it
+                pass
+            finally:
+                claim.lock.release()
 
     def is_running(self, run_id: str) -> bool:
         """Whether a living process holds the claim on a run."""
@@ -188,7 +220,7 @@ class Ledger:
             if result.predictions:
                 _write_whole(directory / "predictions.npz", _format_arrays(result.predictions))
             claim.in_doubt = True
-            self._commit(record, claim.replaces)
+            self._commit(record)
             claim.in_doubt = False
         return record
 
@@ -196,7 +228,7 @@ class Ledger:
         """Keep a list of packages as `environments/<its SHA-256>.txt`, written once."""
         path = self.outputs / "environments" / f"{hashlib.sha256(packages.encode()).hexdigest()}.txt"
         if not path.exists():
-            with _explain_full_disk(f"could not keep {path}"):
+            with _explain_full_disk(f"could not keep {path}"), self._locked():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write_whole(path, packages.encode())
 
@@ -205,18 +237,18 @@ class Ledger:
         if not self.runs.is_dir() and not self.table.exists():
             return
         with _explain_full_disk("could not bring the table up to date"), self._locked():
-            for path in sorted(self._claims.glob("*.lock")):
-                self._bury(path)
-            for temporary in self.outputs.glob(f".{self.table.name}.*.tmp"):
-                temporary.unlink()
+            self._tidy()
             if not self._is_table_current():
                 self._rewrite_table()
 
-    def rebuild(self) -> None:
-        """Write the table anew from the records."""
+    def rebuild(self) -> int:
+        """Write the table anew from the records; returns how many rows it has."""
+        if not self.runs.is_dir() and not self.table.exists():
+            return 0
         with _explain_full_disk("could not rebuild the table"), self._locked():
-            self.heal()
+            self._tidy()
             self._rewrite_table()
+            return self.table.read_bytes().count(b"\n") - 1
 
     def forget_claims(self, run_ids: Iterable[str]) -> None:
         """Take back the claims of processes that were stopped on purpose: their cells count as not run."""
@@ -241,24 +273,25 @@ class Ledger:
         with self._lock:
             yield
 
-    def _commit(self, record: Record, replaces: str) -> None:
-        directory, content = self.runs / record["run_id"], (json.dumps(record, indent=1) + "\n").encode()
-        previous = self.read_record(record["run_id"])
-        if record["status"] == "failed" and previous and previous["status"] == "finished":
-            _write_whole(directory / FAILURE, content)
-            return
-        temporary = _write_temporary(directory / RESULT, content)
+    def _commit(self, record: Record) -> None:
+        directory = self.runs / record["run_id"]
+        temporary = _write_temporary(directory / RESULT, (json.dumps(record, indent=1) + "\n").encode())
         with self._locked():
+            previous = self.read_record(record["run_id"])
+            if record["status"] == "failed" and previous and previous["status"] == "finished":
+                os.replace(temporary, directory / FAILURE)
+                return
             os.replace(temporary, directory / RESULT)
             (directory / FAILURE).unlink(missing_ok=True)
-            if replaces or not self._append_row(record):
-                self._rewrite_table(replaces)
+            if previous or not self._append_row(record):
+                self._rewrite_table(format_row(previous) if previous else "")
 
     def _append_row(self, record: Record) -> bool:
         """Append a row; False where the table is not as this version leaves it and has to be written anew."""
         if not self.table.exists():
             _write_whole(self.table, _HEADER.encode())
-        with open(self.table, "r+b", buffering=0) as table:
+        with open(self.table, "a+b", buffering=0) as table:  # "a": no other writer's row is ever written over
+            table.seek(0)
             is_ours = table.read(len(_HEADER)) == _HEADER.encode()
             end = table.seek(0, os.SEEK_END)
             table.seek(max(end - 1, 0))
@@ -289,17 +322,22 @@ class Ledger:
     def _rewrite_table(self, replaces: str = "") -> None:
         """Bring every row up to its record, each in its place; keep a table that other hands have changed aside.
 
+        The row of a record that cannot be read stays as it is.
+
         Args:
             replaces: a row that is known to be out of date, because the run has been recorded anew.
         """
-        records = [record for path in self.runs.glob(f"*/{RESULT}") if (record := _read_json(path))]
-        records.sort(key=lambda record: (record["finished_at"], record["run_id"]))
-        missing = {record["run_id"]: format_row(record) for record in records}
+        missing = {record["run_id"]: format_row(record) for record in self.read_records()}
+        unreadable = set(self.list_recorded()) - missing.keys()
         old = self.table.read_bytes().decode("utf-8", "replace") if self.table.exists() else _HEADER
         header, *lines = old.splitlines(keepends=True) or [""]
         rows, strange = [_HEADER], header != _HEADER
         for line in lines:
-            row = missing.pop(line.partition(",")[0], "")
+            run_id = line.partition(",")[0]
+            row = missing.pop(run_id, "")
+            if run_id in unreadable and header == _HEADER and line.endswith("\n"):
+                unreadable.remove(run_id)
+                row = line
             rows.append(row)
             is_torn = not line.endswith("\n") and row.startswith(line)
             strange |= line not in (row, replaces) and not is_torn
@@ -318,6 +356,14 @@ class Ledger:
             *(self.table.name, kept.name),
         )
 
+    def _tidy(self) -> None:
+        """Bury abandoned claims, and drop what was being written as its process died."""
+        for path in sorted(self._claims.glob("*.lock")):
+            self._bury(path)
+        for pattern in (f".{self.table.name}.*.tmp", "environments/.*.tmp"):
+            for temporary in self.outputs.glob(pattern):
+                temporary.unlink()
+
     def _bury(self, path: Path, died: bool = True) -> None:
         """Settle and remove a claim that no living process holds."""
         if path.exists() and _is_abandoned(path):
@@ -328,20 +374,21 @@ class Ledger:
         """Bring a claim to its end: its run is recorded, or counts as failed if its process died of itself."""
         try:
             content = json.loads(note.read_bytes())
-        except (FileNotFoundError, json.JSONDecodeError):  # cut off before the claim was written: nothing had begun
+            record, run_id = content["record"], content["record"]["run_id"]
+        except (FileNotFoundError, ValueError, TypeError, KeyError):  # cut off before it was written: nothing had begun
             return
-        record, run_id = content["record"], content["record"]["run_id"]
         self._drop_temporary(run_id)
         last = self.read_last(run_id)
-        if last and last["started_at"] == record["started_at"]:
+        if last and last.get("attempt") == record["attempt"]:
             self._rewrite_table(content["replaces"])
         elif died:
-            self._commit(record, content["replaces"])
+            self._commit(record)
             log.warning("%s was cut off and counts as failed until it is run again", run_id)
 
     def _drop_temporary(self, run_id: str) -> None:
-        for temporary in (self.runs / run_id).glob(".*"):
-            temporary.unlink()
+        for pattern in TEMPORARIES:
+            for temporary in (self.runs / run_id).glob(pattern):
+                temporary.unlink()
 
 
 def upgrade_record(record: Record) -> Record:
@@ -373,6 +420,7 @@ def make_record(config: Config, result: Result, command: str) -> Record:
         "model_name": config.model_name,
         "description": config.describe(),
         "command": command,
+        "attempt": secrets.token_hex(8),  # no two share it, as they may share a time if the clock is set back
         "started_at": _now(),
         "settings": settings,
     }
@@ -467,13 +515,26 @@ def _remove_claim(path: Path) -> None:
         path.with_suffix(suffix).unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> Record | None:
+def _read_record(path: Path) -> Record | None:
     try:
-        return upgrade_record(json.loads(path.read_bytes()))
+        record = upgrade_record(json.loads(path.read_bytes()))
+        if lacking := [key for key in RECORD_KEYS if key not in record]:
+            raise ValueError(f"it has no {lacking[0]}")
+        if record["run_id"] != path.parent.name:
+            raise ValueError(f"it is that of {record['run_id']}")
+        format_row(record)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise LedgerError(f"{path} is not a record ({error}); remove it, and its run counts as not run") from error
+    except LedgerError:
+        raise
+    except OSError as error:
+        raise LedgerError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise LedgerError(
+            f"{path} is not its run's record ({reason}); remove it, and its run counts as not run"
+        ) from error
+    return record
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -508,8 +569,9 @@ def _explain_full_disk(what: str) -> Iterator[None]:
     except LedgerError:
         raise
     except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
         raise LedgerError(
-            f"{what}: {error.strerror or error}. What was recorded before is intact; "
+            f"{what}: {error.strerror or error}{where}. What was recorded before is intact; "
             "mend the cause and type the command again"
         ) from error
 

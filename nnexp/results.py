@@ -123,7 +123,7 @@ def choose_records(ledger: Ledger, run_ids: list[str], all_: bool, sample: int) 
     if not finished:
         fail(f"expected a finished run in {ledger.runs}; there is none", code=1)
     chosen = finished if all_ else sorted(random.sample(finished, min(sample, len(finished))))
-    return [find_record(ledger, run_id) for run_id in chosen]
+    return ledger.read_records(chosen)
 
 
 @app.command()
@@ -167,23 +167,29 @@ def export(
 @app.command()
 def rebuild(outputs: Outputs = Path("outputs")) -> None:
     """Write results.csv anew from the records of the runs."""
-    ledger = open_ledger(outputs)
-    ledger.rebuild()
-    out.print(f"{ledger.table} has {sum(1 for _ in ledger.runs.glob('*/result.json'))} runs", markup=False)
+    ledger = Ledger(outputs)
+    rows = ledger.rebuild()
+    require_runs(ledger)
+    out.print(f"{ledger.table} has {rows} runs", markup=False)
 
 
 def open_ledger(outputs: Path) -> Ledger:
     """The ledger of an outputs directory, healed; ends the program where there are no runs in it."""
     ledger = Ledger(outputs)
     ledger.heal()
-    if not ledger.table.exists():
-        fail(f"--outputs: expected a directory with runs; {outputs} has none. `nnexp` makes the first", code=1)
+    require_runs(ledger)
     return ledger
+
+
+def require_runs(ledger: Ledger) -> None:
+    """End the program where there are no runs to work on."""
+    if not ledger.table.exists():
+        fail(f"--outputs: expected a directory with runs; {ledger.outputs} has none. `nnexp` makes the first", code=1)
 
 
 def find_record(ledger: Ledger, part: str) -> Record:
     """The record of the one run whose run_id is, or contains, `part`."""
-    run_ids = sorted(path.parent.name for path in ledger.runs.glob("*/result.json"))
+    run_ids = ledger.list_recorded()
     found = [run_id for run_id in run_ids if run_id == part] or [run_id for run_id in run_ids if part in run_id]
     if len(found) != 1:
         near = found or difflib.get_close_matches(part, run_ids, n=3, cutoff=0.3)

@@ -1,6 +1,7 @@
 """A few of the trials of `make chaos`, with real training."""
 
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,11 @@ chaos = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "benchm
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return chaos.run_reference(tmp_path_factory.mktemp("reference"))
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", "")  # what is set below ends with these tests
+        chaos.make_starts_cheap(tmp_path_factory.mktemp("chaos") / "start")
+        yield chaos.run_reference(tmp_path_factory.mktemp("reference"))
 
 
 @pytest.mark.parametrize("seed", range(5))

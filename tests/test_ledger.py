@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from nnexp import ledger as ledger_module
 from nnexp.compose import Composer, build_config_loader
 from nnexp.config import Config
-from nnexp.ledger import COLUMNS, DIED, Ledger, LedgerError, Record, Result, format_row
+from nnexp.ledger import COLUMNS, DIED, Ledger, LedgerError, Record, Result, format_row, make_record
 
 # Python 3.12 warns of every fork where another test has started TensorFlow's threads; these children run none of it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -430,6 +430,59 @@ def test_a_claim_that_was_cut_off_while_it_was_written_is_forgotten(ledger: Ledg
     assert not list_leftovers(ledger.outputs)
 
 
+def test_an_attempt_is_known_whatever_the_clock_says(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(ledger.outputs)
+    monkeypatch.setattr(ledger_module, "_now", lambda: "2026-01-01T00:00:00.000000+00:00")
+    run(ledger, config, Result(error="ValueError: no"))
+    die_while(lambda: Ledger(ledger.outputs).claim(config, "nnexp", PROVENANCE))
+    ledger.heal()
+    assert ledger.read_settled(config)["error"] == DIED
+
+
+def test_a_run_that_two_processes_recorded_has_one_row(ledger: Ledger) -> None:
+    """As when somebody removes .ledger, and the claims in it, while a run is going on."""
+    config = make_config(ledger.outputs)
+    first = ledger.claim(config, "nnexp", PROVENANCE)
+    subprocess.run(["rm", "-r", ledger.outputs / ".ledger"], check=True)
+    second = Ledger(ledger.outputs).claim(config, "nnexp", PROVENANCE)
+    for claim in (first, second):
+        ledger.record(claim, make_result())
+        ledger.release(claim)
+    assert len(read_rows(ledger)) == 1 and not list_kept(ledger.outputs)
+
+
+def test_a_row_is_added_after_those_that_others_add_meanwhile(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(ledger, make_config(ledger.outputs), make_result())
+
+    def add_another(record: Record) -> str:
+        with open(ledger.table, "ab") as table:
+            table.write(format_row(record | {"run_id": "another"}).encode())
+        return format_row(record)
+
+    monkeypatch.setattr(ledger_module, "format_row", add_another)
+    ledger._append_row(make_record(make_config(ledger.outputs, 1), make_result(), "nnexp"))
+    assert [row["run_id"].split("-")[0] for row in read_rows(ledger)] == ["mlp", "another", "mlp"]
+
+
+def test_hidden_files_of_others_in_a_run_s_directory_are_left(ledger: Ledger) -> None:
+    config = make_config(ledger.outputs)
+    die_while(lambda: Ledger(ledger.outputs).claim(config, "nnexp", PROVENANCE))
+    theirs = [ledger.runs / config.run_id / name for name in (".ipynb_checkpoints", ".DS_Store")]
+    theirs[0].mkdir()
+    theirs[1].touch()
+    ledger.heal()
+    assert all(path.exists() for path in theirs)
+    assert ledger.read_settled(config)["error"] == DIED
+
+
+def test_a_list_of_packages_that_was_cut_off_is_dropped(ledger: Ledger) -> None:
+    run(ledger, make_config(ledger.outputs), make_result())
+    (ledger.outputs / "environments").mkdir()
+    (ledger.outputs / "environments" / ".abc.txt.1.tmp").touch()
+    ledger.heal()
+    assert not list_leftovers(ledger.outputs)
+
+
 def test_temporary_files_of_dead_processes_are_dropped_and_other_files_are_not(ledger: Ledger) -> None:
     config = make_config(ledger.outputs)
     die_while(lambda: Ledger(ledger.outputs).claim(config, "nnexp", PROVENANCE))
@@ -445,11 +498,55 @@ def test_a_record_that_cannot_be_read_is_named(ledger: Ledger) -> None:
     run(ledger, config, make_result())
     path = ledger.runs / config.run_id / "result.json"
     path.write_text("{")
-    with pytest.raises(LedgerError, match=rf"{path} is not a record .*remove it, and its run counts as not run"):
-        ledger.rebuild()
+    with pytest.raises(
+        LedgerError, match=rf"{path} is not its run's record .*remove it, and its run counts as not run"
+    ):
+        ledger.read_settled(config)
     path.unlink()
     ledger.rebuild()
     assert not read_rows(ledger)
+
+
+DAMAGES = {
+    "cut off": lambda text: text[:200],
+    "empty": lambda text: "",
+    "not a record": lambda text: "null",
+    "no schema": lambda text: "{}",
+    "a part is missing": lambda text: text.replace('"optimizer"', '"optimiser"'),
+    "another key is missing": lambda text: text.replace('"identity_sha256"', '"identity"'),
+    "of another run": lambda text: text.replace('"run_id": "', '"run_id": "x'),
+    "of a newer nnexp": lambda text: text.replace('"schema": 1', '"schema": 99'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("is_in_table", [True, False])
+def test_a_record_that_cannot_be_read_does_not_hide_the_others(
+    ledger: Ledger, damage: str, is_in_table: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seed in range(3):
+        run(ledger, make_config(ledger.outputs, seed), make_result())
+    table = ledger.table.read_text()
+    path = ledger.runs / make_config(ledger.outputs, 1).run_id / "result.json"
+    path.write_text(DAMAGES[damage](path.read_text()))
+    if not is_in_table:
+        ledger.table.unlink()
+    assert ledger.rebuild() == (3 if is_in_table else 2)
+    assert [record["settings"]["seed"] for record in ledger.read_records()] == [0, 2]
+    assert is_in_table == (ledger.table.read_text() == table)
+    assert not list_kept(ledger.outputs)
+    assert path.parent.name in caplog.text
+    with pytest.raises(LedgerError):
+        ledger.read_record(path.parent.name)
+
+
+def test_many_records_that_cannot_be_read_are_one_message(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    for seed in range(4):
+        run(ledger, make_config(ledger.outputs, seed), make_result())
+        (ledger.runs / make_config(ledger.outputs, seed).run_id / "result.json").write_text("")
+    assert not ledger.read_records()
+    [message] = caplog.messages
+    assert message.endswith("(and 3 more cannot be read)")
 
 
 def test_other_settings_under_the_same_digits_are_refused(ledger: Ledger) -> None:
@@ -522,10 +619,11 @@ def test_a_disk_that_is_full_when_a_row_is_written_is_healed_by_the_next_command
         run(ledger, make_config(ledger.outputs, seed), make_result())
     table = ledger.table.read_bytes()
     claim = ledger.claim(make_config(ledger.outputs, 8), "nnexp", PROVENANCE)
-    with files_limited_to(len(table) + room), pytest.raises(LedgerError, match="before is intact"):
-        ledger.record(claim, make_result())
+    with files_limited_to(len(table) + room):
+        with pytest.raises(LedgerError, match="before is intact"):
+            ledger.record(claim, make_result())
+        ledger.release(claim)
     assert ledger.table.read_bytes() == table
-    ledger.release(claim)
     ledger.heal()
     assert ledger.table.read_bytes().startswith(table)
     assert pd.read_csv(ledger.table)["seed"].tolist() == list(range(9))

@@ -185,6 +185,20 @@ def test_force_runs_finished_cells_again(shell: Shell) -> None:
     assert shell.read_table()["seed"].tolist() == [0, 1]
 
 
+def test_a_run_again_that_comes_to_other_weights_says_so(shell: Shell) -> None:
+    shell.type("seed=1")
+    assert not shell.type("seed=1", "force=true").stderr
+    [path] = shell.outputs.glob("runs/*/result.json")
+    for file in (path, shell.outputs / "results.csv"):
+        file.write_text(file.read_text().replace(f"{1:064x}", "f" * 64))
+    again = shell.type("seed=1", "force=true")
+    assert again.returncode == 0
+    assert re.fullmatch(
+        rf"{path.parent.name}: run again, .* nnexp-results reproduce {path.parent.name}\n", again.stderr
+    )
+    assert "run again, it came to other weights" in (path.parent / "run.log").read_text()
+
+
 @pytest.mark.parametrize(
     ("launcher", "how"), [([], "raise"), (LOCAL, "raise"), (LOCAL, "die")], ids=["serial", "local", "local-die"]
 )
@@ -262,6 +276,13 @@ def test_a_cell_that_kills_its_process_costs_a_parallel_sweep_that_cell_only(she
     assert not shell.list_claims()
 
 
+def test_a_worker_that_is_killed_as_it_answers_does_not_hang_the_sweep(shell: Shell) -> None:
+    done = shell.type("-m", "seed=range(4)", *LOCAL, cut=1)
+    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr
+    assert shell.read_table()["status"].tolist() == ["finished"] * 4
+    assert Counter(shell.list_started())[1] == 1
+
+
 def test_two_cells_that_kill_their_processes_are_both_found(shell: Shell) -> None:
     done = shell.type("-m", "seed=range(6)", *LOCAL, die="0,3", seconds=0.3)
     assert done.returncode == 1
@@ -304,6 +325,28 @@ def test_a_stopped_sweep_says_how_to_go_on_and_leaves_nothing_half_done(
     assert 2 <= len(table) < 8 and set(table["status"]) == {"finished"}
     again = shell.type("-m", "seed=range(8)", *launcher)
     assert again.returncode == 0 and f"8 cells, {len(table)} finished, 0 failed before" in again.stdout
+
+
+@BOTH
+def test_ctrl_c_pressed_twice_is_as_good_as_once(shell: Shell, launcher: list[str]) -> None:
+    process = shell.start("-m", "seed=range(8)", *launcher, seconds=1)
+    wait_until(lambda: len(shell.list_started()) >= 2)
+    for _ in range(3):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.03)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)  # the last one may find Python on its way out
+    assert re.fullmatch(r"stopped with \d of 8 runs to do; type the same command to go on\n", err), err
+    wait_until(lambda: not list_session(process.pid), 10)
+    assert not shell.list_claims()
+
+
+def test_a_terminal_that_closes_stops_a_sweep_in_order(shell: Shell) -> None:
+    process = shell.start("-m", "seed=range(8)", *LOCAL, seconds=1)
+    wait_until(lambda: len(shell.list_started()) >= 2)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and not shell.list_claims()
 
 
 # several at once

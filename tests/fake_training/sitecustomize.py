@@ -8,6 +8,7 @@ tensorflow.py that cannot be imported. The environment says what happens:
     FAKE_HOLD      file; a run goes on for as long as it is there
     FAKE_RAISE     seeds whose runs raise, e.g. 1,3
     FAKE_DIE       seeds whose runs take their process down
+    FAKE_CUT       seeds after whose runs a worker dies as it answers its driver: what is more than one write is cut off
 """
 
 import importlib.abc
@@ -29,6 +30,8 @@ def run_fake(config, on_epoch, directory):
         raise ValueError(f"seed {config.seed} cannot be trained")
     if str(config.seed) in os.environ.get("FAKE_DIE", "").split(","):
         os._exit(9)
+    if str(config.seed) in os.environ.get("FAKE_CUT", "").split(","):
+        cut_off_the_next_message()
     on_epoch(1, 0.75)
     names = ("train_accuracy", "test_accuracy", "accuracy_gap", "train_loss", "test_loss", "train_seconds", "seconds")
     scores = dict.fromkeys(names, 0.5) | {"epochs_run": 1, "best_epoch": 1, "parameters": 10}
@@ -36,6 +39,16 @@ def run_fake(config, on_epoch, directory):
         distance = abs(config.dropout - 0.2)
         scores |= {"validation_accuracy": 0.9 - distance, "validation_loss": 0.5, "test_accuracy": 0.1 + distance}
     return Result(scores, {"weights_sha256": f"{config.seed:064x}"}, [{"epoch": 1, "test_loss": 0.5}])
+
+
+def cut_off_the_next_message():
+    from multiprocessing.connection import Connection
+
+    def send_and_die(self, buffer):
+        os.write(self._handle, bytes(buffer[:4096]))  # PIPE_BUF, what Linux writes whole or not at all
+        os._exit(9)
+
+    Connection._send = send_and_die
 
 
 class Patcher(importlib.abc.MetaPathFinder):
