@@ -379,7 +379,7 @@ class Ledger:
             return
         self._drop_temporary(run_id)
         last = self.read_last(run_id)
-        if last and last.get("attempt") == record["attempt"]:
+        if last and last.get("attempt") == record.get("attempt", ""):  # a claim of an older nnexp has none
             self._rewrite_table(content["replaces"])
         elif died:
             self._commit(record)
