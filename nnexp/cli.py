@@ -52,6 +52,7 @@ def check_command_line(args: argparse.Namespace) -> None:
     from hydra.types import RunMode
 
     from nnexp.compose import Composer, build_config_loader
+    from nnexp.launchers import find_launcher_problem
 
     try:
         if args.config_dir is not None and not os.path.isdir(args.config_dir):
@@ -62,6 +63,8 @@ def check_command_line(args: argparse.Namespace) -> None:
             raise SettingError(*problems)
         hydra_config = composer.compose_hydra(overrides)
         if args.multirun or hydra_config.hydra.mode is RunMode.MULTIRUN:
+            if problem := find_launcher_problem(hydra_config.hydra.launcher._target_):
+                raise SettingError(problem)
             return
         if swept := [override.input_line for override in overrides if override.is_sweep_override()]:
             raise SettingError(f"{swept[0]}: several values are a sweep, which needs -m: nnexp -m {swept[0]}")
@@ -75,31 +78,49 @@ def run_hydra() -> None:
     """Let Hydra compose the command line anew and run it, alone or through the sweeper and a launcher."""
     import hydra
     from hydra.core.plugins import Plugins
-    from hydra_plugins.nnexp import NnexpSweeper
+    from hydra_plugins.nnexp import NnexpRayLauncher, NnexpSlurmLauncher, NnexpSweeper
 
     from nnexp import compose
 
-    Plugins.instance().register(NnexpSweeper)  # an editable install hides it from Hydra's search
+    for plugin in (NnexpSweeper, NnexpSlurmLauncher, NnexpRayLauncher):
+        Plugins.instance().register(plugin)  # an editable install hides them from Hydra's search
     hydra.main(config_path=compose.CONFIG_PACKAGE, config_name=compose.CONFIG_NAME, version_base="1.3")(run_cell)()
 
 
 def run_cell(settings: Any) -> None:
-    """Run one cell in this process, unless it has been run: what every launcher calls."""
+    """Run one cell in this process, unless it has been run, then those that its job has beside it.
+
+    It is what every launcher calls.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    config = OmegaConf.to_object(settings)
-    assert isinstance(config, Config)
+    from nnexp.compose import Composer, build_config_loader, unpack_cells
+
     hydra = HydraConfig.get()
     own_options = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     flags = [f"--config-dir={directory}" for directory in own_options]
-    command = shlex.join(["nnexp", *flags, *(line for line in hydra.overrides.task if line != "hydra.mode=RUN")])
-    if hydra.mode is RunMode.MULTIRUN:
-        show_warnings()  # a launcher may have started this process
-        run_once(config, command, lambda epoch, accuracy: None)
-    else:
-        sys.exit(run_alone(config, command))
+    lines = [line for line in hydra.overrides.task if line != "hydra.mode=RUN"]
+    if hydra.mode is not RunMode.MULTIRUN:
+        sys.exit(run_alone(_to_config(settings), shlex.join(["nnexp", *flags, *lines])))
+    show_warnings()  # a launcher may have started this process, and where it pleased
+    signal.signal(signal.SIGTERM, _stop_quietly)
+    os.chdir(hydra.runtime.cwd)
+    run_once(_to_config(settings), shlex.join(["nnexp", *flags, *lines]), lambda epoch, accuracy: None)
+    if cells := unpack_cells(OmegaConf.select(hydra, "sweeper.more")):
+        composer = Composer(build_config_loader(own_options[0] if own_options else None))
+        for lines in cells:
+            config = composer.compose(composer.parse(lines))
+            run_once(config, shlex.join(["nnexp", *flags, *lines]), lambda epoch, accuracy: None)
+
+
+def _to_config(settings: Any) -> Config:
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_object(settings)
+    assert isinstance(config, Config)
+    return config
 
 
 def run_alone(config: Config, command: str) -> int:

@@ -1,5 +1,6 @@
 """A sweep: the whole grid is composed and checked first, then only what is missing is run, then an account is given."""
 
+import math
 import subprocess
 import sys
 import threading
@@ -20,13 +21,16 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from nnexp.compose import Composer
+from nnexp.compose import Composer, pack_cells
 from nnexp.config import Config, SettingError
 from nnexp.console import err, format_run, format_seconds, out, report_wrong_settings, show_runs
 from nnexp.experiment import is_done
+from nnexp.launchers import ClusterLauncher, explain_launcher_error
 from nnexp.ledger import DIED, Ledger, LedgerError, Record, Stamp
 
 POLL_SECONDS = 0.2
+POLL_SHARE = 0.05  # of its time that a sweep spends looking for new results at most, however many runs it has
+STOP_SECONDS = 60  # that jobs on a cluster have for giving their runs back
 ALIKE_IN_A_SWEEP = ("threads", "save_model", "outputs", "force", "dry_run", "fail_fast")
 
 
@@ -46,7 +50,7 @@ class Cell:
 class GridSweeper(Sweeper):
     """Runs every combination of the swept values that has not finished yet."""
 
-    def __init__(self, params: dict[str, str] | None) -> None:
+    def __init__(self, params: dict[str, str] | None, more: None) -> None:
         self._params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -119,6 +123,7 @@ class Sweep:
     def __init__(self, cells: list[Cell], launcher: Launcher, hydra_config: DictConfig) -> None:
         self._cells = cells
         self._launcher = launcher
+        self._cluster = launcher if isinstance(launcher, ClusterLauncher) else None
         self._hydra_config = hydra_config
         self._config = cells[0].config
         self._ledger = Ledger(self._config.outputs)
@@ -141,6 +146,7 @@ class Sweep:
                 with self._watch(to_run):
                     self._run_together([cell for cell in to_run if cell not in died], died)
         except KeyboardInterrupt:
+            self._stop_jobs(to_run)
             self._ledger.forget_claims(cell.config.run_id for cell in to_run)
             self._ledger.heal()
             rest = sum(not self._is_settled(cell) for cell in to_run)
@@ -186,23 +192,41 @@ class Sweep:
             suspects = [cell for cell in cells if self._has_died(cell)]
             rest = [cell for cell in cells if not self._is_settled(cell)]
             if crash and not suspects and len(rest) == len(cells):
-                raise SweepError(f"the launcher broke down before a run began: {crash}") from crash
+                reason = explain_launcher_error(crash)
+                raise SweepError(f"the launcher broke down before a run began: {reason}") from crash
             for cell in suspects:
                 err.print(f"{cell.name}: its process died; it is tried again alone, after the others", markup=False)
             alone += suspects
             self._wait_for_others(rest)
             cells = [cell for cell in rest if not self._is_settled(cell)]
-        for cell in alone:
+        self._run_alone(alone)
+
+    def _run_alone(self, cells: list[Cell]) -> None:
+        """Run each cell in a job of its own on a cluster, else in a process of its own, one after another."""
+        if self._cluster and cells:
+            self._launch(cells, size=1)
+            self._ledger.heal()
+            self._wait_for_others([cell for cell in cells if not self._is_settled(cell)])
+            return
+        for cell in cells:
             self._launch_alone(cell)
             self._ledger.heal()
 
-    def _launch(self, cells: list[Cell]) -> Exception | None:
-        """Hand cells to Hydra's launcher; returns its error if it broke down, which a dying process may cause."""
+    def _count_cells_of_a_job(self, cells: int) -> int:
+        if self._cluster is None:
+            return 1
+        return max(self._cluster.cells, math.ceil(cells / self._cluster.max_jobs))
+
+    def _launch(self, cells: list[Cell], size: int = 0) -> Exception | None:
+        """Hand cells to Hydra's launcher, so many a job; returns its error if it broke down, as when a process dies."""
+        size = size or self._count_cells_of_a_job(len(cells))
+        lines = [cell.overrides for cell in cells]
+        jobs = [pack_cells(lines[first : first + size]) for first in range(0, len(cells), size)]
         try:
-            jobs = self._launcher.launch([cell.overrides for cell in cells], initial_job_idx=0)
+            returns = self._launcher.launch(jobs, initial_job_idx=0)
         except Exception as error:
             return error
-        for job in jobs:
+        for job in returns:
             if job.status is JobStatus.FAILED:
                 raise job._return_value
         return None
@@ -212,6 +236,15 @@ class Sweep:
         flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
         command = [sys.executable, "-m", "nnexp", *flags, *cell.overrides, "hydra.mode=RUN"]
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def _stop_jobs(self, cells: list[Cell]) -> None:
+        """End what runs elsewhere, and wait until it has ended."""
+        if self._cluster is None:
+            return
+        self._cluster.stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline and any(self._ledger.is_running(cell.config.run_id) for cell in cells):
+            time.sleep(POLL_SECONDS)
 
     def _wait_for_others(self, cells: list[Cell]) -> None:
         """Wait while every one of these cells is being run by another sweep."""
@@ -260,8 +293,11 @@ class Sweep:
                     _interrupt_main_thread()
 
         def follow() -> None:
-            while not ended.wait(POLL_SECONDS):
+            seconds = 0.0
+            while not ended.wait(max(POLL_SECONDS, seconds / POLL_SHARE)):
+                started = time.monotonic()
                 show(last=False)
+                seconds = time.monotonic() - started
 
         with show_runs(len(cells)) as count:
             thread = threading.Thread(target=follow, daemon=True)
