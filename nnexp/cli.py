@@ -35,6 +35,7 @@ def main() -> None:
     show_warnings()
     signal.signal(signal.SIGINT, _stop_quietly)
     signal.signal(signal.SIGTERM, _stop_quietly)
+    register_plugins()
     if args.run or args.multirun or not (args.cfg or args.info or args.hydra_help or args.shell_completion):
         check_command_line(args)
     try:
@@ -42,6 +43,18 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("stopped; nothing was recorded of the run that was going on")
         sys.exit(130)
+
+
+def register_plugins() -> None:
+    """Make nnexp's sweeper and launchers known to Hydra, from which an editable install hides them."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+    from hydra_plugins.nnexp import NnexpRayLauncher, NnexpSlurmLauncher, NnexpSweeper
+
+    for plugin in (NnexpSweeper, NnexpSlurmLauncher, NnexpRayLauncher):
+        Plugins.instance().register(plugin)
+    # Hydra would hold conf/hydra/launcher/ray.yaml to the plugin's own option of that name, which lacks its keys
+    ConfigStore.instance().repo["hydra"]["launcher"].pop("ray.yaml", None)
 
 
 def check_command_line(args: argparse.Namespace) -> None:
@@ -77,13 +90,9 @@ def check_command_line(args: argparse.Namespace) -> None:
 def run_hydra() -> None:
     """Let Hydra compose the command line anew and run it, alone or through the sweeper and a launcher."""
     import hydra
-    from hydra.core.plugins import Plugins
-    from hydra_plugins.nnexp import NnexpRayLauncher, NnexpSlurmLauncher, NnexpSweeper
 
     from nnexp import compose
 
-    for plugin in (NnexpSweeper, NnexpSlurmLauncher, NnexpRayLauncher):
-        Plugins.instance().register(plugin)  # an editable install hides them from Hydra's search
     hydra.main(config_path=compose.CONFIG_PACKAGE, config_name=compose.CONFIG_NAME, version_base="1.3")(run_cell)()
 
 

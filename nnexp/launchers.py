@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -59,6 +61,7 @@ class SlurmLauncher(ClusterLauncher):
         from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as Submitit
 
         self.cells, self.max_jobs = cells, max_jobs
+        self._folder = Path(params["submitit_folder"])
         self._launcher = Submitit(**params)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -66,12 +69,26 @@ class SlurmLauncher(ClusterLauncher):
         from submitit.slurm.slurm import SlurmJob
 
         SlurmJob.watcher = self._watcher = build_queue_watcher()
-        return super().launch(job_overrides, initial_job_idx)
+        returns = super().launch(job_overrides, initial_job_idx)
+        self._remove_files()
+        return returns
+
+    def _remove_files(self) -> None:
+        """Remove what submitit has left of jobs that ended well: four files each."""
+        for job in self._watcher.list_jobs():
+            for path in self._folder.glob(f"{job}_*"):
+                path.unlink(missing_ok=True)
+        for path in self._folder.glob(".submission_file_*"):  # links to one of those files
+            if not path.exists():
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # other jobs have files there
+            self._folder.rmdir()
 
     def stop(self) -> None:
         """Cancel the jobs; each that runs gives its run back."""
         if jobs := self._watcher.list_jobs():
             subprocess.run(["scancel", *jobs], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self._remove_files()
 
 
 def build_queue_watcher() -> Any:

@@ -103,6 +103,10 @@ def build_cells(composer: Composer, arguments: Sequence[str]) -> list[Cell]:
     return list(cells.values())
 
 
+def _split(cells: list[Cell], size: int) -> list[list[Cell]]:
+    return [cells[first : first + size] for first in range(0, len(cells), size)]
+
+
 def _list_combinations(overrides: list[Override]) -> list[list[str]]:
     try:
         [combinations] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
@@ -187,7 +191,7 @@ class Sweep:
         """Run cells through the launcher; those whose process died are run again at the end, each by itself."""
         alone = list(alone)
         while cells:
-            crash = self._launch(cells)
+            crash = self._launch(cells, self._cluster.cells if self._cluster else 1)
             self._ledger.heal()
             suspects = [cell for cell in cells if self._has_died(cell)]
             rest = [cell for cell in cells if not self._is_settled(cell)]
@@ -212,16 +216,17 @@ class Sweep:
             self._launch_alone(cell)
             self._ledger.heal()
 
-    def _count_cells_of_a_job(self, cells: int) -> int:
-        if self._cluster is None:
-            return 1
-        return max(self._cluster.cells, math.ceil(cells / self._cluster.max_jobs))
+    def _share_out(self, cells: list[Cell], size: int) -> list[list[str]]:
+        """The overrides of jobs that run up to `size` cells each, or more where there may not be so many jobs."""
+        jobs = math.ceil(len(cells) / size)
+        if self._cluster:
+            jobs = min(jobs, self._cluster.max_jobs)
+        size = math.ceil(len(cells) / jobs)
+        return [pack_cells([cell.overrides for cell in group]) for group in _split(cells, size)]
 
-    def _launch(self, cells: list[Cell], size: int = 0) -> Exception | None:
+    def _launch(self, cells: list[Cell], size: int) -> Exception | None:
         """Hand cells to Hydra's launcher, so many a job; returns its error if it broke down, as when a process dies."""
-        size = size or self._count_cells_of_a_job(len(cells))
-        lines = [cell.overrides for cell in cells]
-        jobs = [pack_cells(lines[first : first + size]) for first in range(0, len(cells), size)]
+        jobs = self._share_out(cells, size)
         try:
             returns = self._launcher.launch(jobs, initial_job_idx=0)
         except Exception as error:
