@@ -23,7 +23,7 @@ def find_launcher_problem(target: str) -> str | None:
     """Say why a launcher, named by its class, cannot be used here; loads nothing but what is asked for."""
     for word, (extra, plugin) in PLUGINS.items():
         if target == f"hydra_plugins.nnexp.Nnexp{word}Launcher":
-            if find_spec("hydra_plugins") is None or find_spec(f"hydra_plugins.{plugin}") is None:
+            if find_spec(f"hydra_plugins.{plugin}") is None:
                 return f'hydra/launcher={extra}: needs a package that is not installed: pip install "nnexp[{extra}]"'
             if word == "Slurm" and not shutil.which("sbatch"):
                 return "hydra/launcher=slurm: expected Slurm's command sbatch, as on a login node; there is none here"

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +272,15 @@ def test_a_failed_run_is_tried_again_when_it_is_typed_again(failed: tuple[Path, 
     directory, _ = failed
     run = run_nnexp_in(directory, *DIVERGING, "dry_run=true", tensorflow=False)
     assert run.stdout.startswith("1 cell, to run (failed before): ")
+
+
+@pytest.mark.parametrize(("launcher", "plugin"), [("slurm", "hydra_submitit_launcher"), ("ray", "hydra_ray_launcher")])
+def test_a_launcher_that_is_not_installed_is_one_message_with_what_mends_it(
+    run_nnexp: RunNnexp, tmp_path: Path, launcher: str, plugin: str
+) -> None:
+    if find_spec(f"hydra_plugins.{plugin}"):
+        pytest.skip(f"{plugin} is installed here, so that it cannot be missing")
+    run = run_nnexp("-m", "seed=0,1", f"hydra/launcher={launcher}", tensorflow=False)
+    message = f'hydra/launcher={launcher}: needs a package that is not installed: pip install "nnexp[{launcher}]"'
+    assert (run.returncode, run.stderr) == (2, f"nnexp: {message}\nNothing was run.\n")
+    assert run.stdout == "" and not list(tmp_path.iterdir())

@@ -179,7 +179,9 @@ class Ray:
 
     def kill_node(self) -> None:
         """As if the power of the second node went."""
-        kill_tree(self._processes.pop().pid)
+        node = self._processes.pop()
+        kill_tree(node.pid)
+        node.wait()
 
     def stop(self) -> None:
         for process in self._processes:
