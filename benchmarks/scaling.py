@@ -7,7 +7,6 @@ many synthetic runs and times on them what a sweep and its readers do.
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 from unittest import mock
 
 import pandas as pd
-from bench_ledger import add_runs, time_call
+from bench_ledger import add_runs
 
 from nnexp.ledger import Ledger
 
@@ -33,6 +32,7 @@ SAMPLE = ("data=sample", "epochs=1")
 REAL = ("data=sample", "epochs=300")  # of the lesson's network: about four seconds, as on the full data
 FEW, MANY = 4, 44  # runs of two sweeps; what the second takes longer is the cost of the runs in between
 SEEDS = 10  # of each setting in a synthetic ledger
+ADDED = 50  # runs that are added to one
 
 
 @dataclass
@@ -130,7 +130,7 @@ def measure_throughput() -> None:
 
 
 def measure_ledgers(sizes: Sequence[int]) -> None:
-    """Ledgers of synthetic runs, ten seeds a setting."""
+    """Ledgers of synthetic runs, ten seeds a setting; times are those of a processor."""
     print("| runs | files | table | a run is added in | plan | table healed | rebuilt | pandas | nnexp-results table |")
     print("| --- " * 9 + "|", flush=True)
     for size in sizes:
@@ -148,22 +148,28 @@ def measure_ledger(outputs: Path, size: int) -> list[str]:
     ledger = Ledger(outputs)
     files = sum(len(names) for _, _, names in os.walk(outputs))
     with mock.patch.object(os, "fsync"):  # a disk's own time is not the ledger's
-        added = statistics.median(add_runs(ledger, make_config(epochs=5), range(50)))
+        added = count_seconds(lambda: add_runs(ledger, make_config(epochs=5), range(ADDED))) / ADDED
     grid = [f"dropout={','.join(map(repr, dropouts))}", f"l2={','.join(map(repr, l2s))}", f"seed=range({SEEDS})"]
     here = Place("plan", ("dry_run=true",), {})
-    plan = sweep(here, outputs, *grid, "data=sample", "model.units=[32]", "epochs=4")
+    typed = (*grid, "data=sample", "model.units=[32]", "epochs=4")
     results = [sys.executable, "-c", "from nnexp.results import main; main()", "table", "--outputs", str(outputs)]
-    shown = time_call(lambda: subprocess.run(results, check=True, capture_output=True)) if size <= 10_000 else None
     return [
         f"{files:,}",
         f"{ledger.table.stat().st_size / 1e6:.1f} MB",
         f"{1e3 * added:.1f} ms",
-        f"{plan:.0f} s",
-        f"{time_call(ledger.heal):.2f} s",
-        f"{time_call(ledger.rebuild):.1f} s",
-        f"{time_call(lambda: pd.read_csv(ledger.table)):.2f} s",
-        "-" if shown is None else f"{shown:.1f} s",
+        f"{count_seconds(lambda: sweep(here, outputs, *typed)):.1f} s",
+        f"{count_seconds(ledger.heal):.2f} s",
+        f"{count_seconds(ledger.rebuild):.1f} s",
+        f"{count_seconds(lambda: pd.read_csv(ledger.table)):.2f} s",
+        f"{count_seconds(lambda: subprocess.run(results, check=True, capture_output=True)):.1f} s",
     ]
+
+
+def count_seconds(call: Callable[[], object]) -> float:
+    """Seconds of processor time of a call and of what it starts: the machine may be busy with other things."""
+    before = sum(os.times()[:4])
+    call()
+    return sum(os.times()[:4]) - before
 
 
 def list_values(settings: int) -> tuple[list[float], list[float]]:

@@ -62,6 +62,7 @@ class SlurmLauncher(ClusterLauncher):
 
         self.cells, self.max_jobs = cells, max_jobs
         self._folder = Path(params["submitit_folder"])
+        self._watcher: Any = None
         self._launcher = Submitit(**params)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -86,7 +87,7 @@ class SlurmLauncher(ClusterLauncher):
 
     def stop(self) -> None:
         """Cancel the jobs; each that runs gives its run back."""
-        if jobs := self._watcher.list_jobs():
+        if jobs := self._watcher and self._watcher.list_jobs():
             subprocess.run(["scancel", *jobs], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             self._remove_files()
 

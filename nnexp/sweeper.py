@@ -38,7 +38,7 @@ class SweepError(RuntimeError):
     """The sweep cannot go on; the message says why."""
 
 
-@dataclass
+@dataclass(eq=False)  # a cell is equal to itself alone, so that sets of thousands are quick
 class Cell:
     """One run of a grid: the overrides it is written as, those of them that vary, and what they come to."""
 
@@ -141,14 +141,14 @@ class Sweep:
         to_run = [cell for cell in self._cells if not is_done(records[id(cell)], cell.config)]
         failed = [cell for cell in to_run if (record := records[id(cell)]) and record["status"] == "failed"]
         last = {id(cell): self._ledger.read_last(cell.config.run_id) for cell in to_run}
-        died = [cell for cell in to_run if (record := last[id(cell)]) and record["error"] == DIED]
+        died = dict.fromkeys(cell for cell in to_run if (record := last[id(cell)]) and record["error"] == DIED)
         self._print_plan(to_run, failed)
         if self._config.dry_run:
             return 0
         try:
             if to_run:
                 with self._watch(to_run):
-                    self._run_together([cell for cell in to_run if cell not in died], died)
+                    self._run_together([cell for cell in to_run if cell not in died], list(died))
         except KeyboardInterrupt:
             self._stop_jobs(to_run)
             self._ledger.forget_claims(cell.config.run_id for cell in to_run)
@@ -162,10 +162,12 @@ class Sweep:
     def _print_plan(self, to_run: list[Cell], failed: list[Cell]) -> None:
         finished = len(self._cells) - len(to_run)
         words = [f"{len(self._cells)} cells", f"{finished} finished", f"{len(failed)} failed before"]
-        out.print(", ".join([*words, f"{len(to_run)} to run", *self._estimate(to_run)]))
+        jobs = f" in {len(self._share_out(to_run, self._cluster.cells))} jobs" if self._cluster and to_run else ""
+        out.print(", ".join([*words, f"{len(to_run)} to run{jobs}", *self._estimate(to_run)]))
         if self._config.dry_run:
+            states = dict.fromkeys(to_run, "to run") | dict.fromkeys(failed, "failed before")
             for cell in self._cells:
-                state = "failed before" if cell in failed else "to run" if cell in to_run else "finished"
+                state = states.get(cell, "finished")
                 out.print(f"  {state:13}  {cell.config.run_id}  {cell.name}", markup=False)
 
     def _estimate(self, to_run: list[Cell]) -> list[str]:
@@ -180,41 +182,45 @@ class Sweep:
                 speeds[""].append(speed)
         if not speeds[""]:
             return ["no estimate of the time before the first run"]
+        usual = {model: median(values) for model, values in speeds.items()}
         seconds = sum(
-            cell.config.epochs * cell.config.train_size * median(speeds.get(cell.config.model_name, speeds[""]))
+            cell.config.epochs * cell.config.train_size * usual.get(cell.config.model_name, usual[""])
             for cell in to_run
         )
+        if self._cluster:  # how many run at once, the cluster decides
+            return [f"about {format_seconds(seconds)} of computing"]
         processes = int(OmegaConf.select(self._hydra_config, "hydra.launcher.n_jobs") or 1)
         return [f"about {format_seconds(seconds / min(processes, len(to_run)))}"]
 
     def _run_together(self, cells: list[Cell], alone: list[Cell]) -> None:
         """Run cells through the launcher; those whose process died are run again at the end, each by itself."""
-        alone = list(alone)
+        died = self._run_rounds(cells, self._cluster.cells if self._cluster else 1)
+        for cell in died:
+            err.print(f"{cell.name}: its process died; it is tried again alone, after the others", markup=False)
+        alone = [*alone, *died]
+        if self._cluster:  # each is a process of its own there, and this machine is not the one to run it
+            self._stamps |= {cell.config.run_id: self._ledger.stamp(cell.config.run_id) for cell in alone}
+            self._run_rounds(alone, 1)
+            return
+        for cell in alone:
+            self._launch_alone(cell)
+            self._ledger.heal()
+
+    def _run_rounds(self, cells: list[Cell], size: int) -> list[Cell]:
+        """Hand cells to the launcher, so many a job, until each has been tried; returns those whose process died."""
+        died: list[Cell] = []
         while cells:
-            crash = self._launch(cells, self._cluster.cells if self._cluster else 1)
+            crash = self._launch(cells, size)
             self._ledger.heal()
             suspects = [cell for cell in cells if self._has_died(cell)]
             rest = [cell for cell in cells if not self._is_settled(cell)]
             if crash and not suspects and len(rest) == len(cells):
                 reason = explain_launcher_error(crash)
                 raise SweepError(f"the launcher broke down before a run began: {reason}") from crash
-            for cell in suspects:
-                err.print(f"{cell.name}: its process died; it is tried again alone, after the others", markup=False)
-            alone += suspects
+            died += suspects
             self._wait_for_others(rest)
             cells = [cell for cell in rest if not self._is_settled(cell)]
-        self._run_alone(alone)
-
-    def _run_alone(self, cells: list[Cell]) -> None:
-        """Run each cell in a job of its own on a cluster, else in a process of its own, one after another."""
-        if self._cluster and cells:
-            self._launch(cells, size=1)
-            self._ledger.heal()
-            self._wait_for_others([cell for cell in cells if not self._is_settled(cell)])
-            return
-        for cell in cells:
-            self._launch_alone(cell)
-            self._ledger.heal()
+        return died
 
     def _share_out(self, cells: list[Cell], size: int) -> list[list[str]]:
         """The overrides of jobs that run up to `size` cells each, or more where there may not be so many jobs."""
@@ -283,7 +289,7 @@ class Sweep:
     @contextmanager
     def _watch(self, cells: list[Cell]) -> Iterator[None]:
         """Show each run as its record appears, whoever writes it; under fail_fast the first failure stops the sweep."""
-        pending = list(cells)
+        pending = dict.fromkeys(cells)
         ended = threading.Event()
 
         def show(last: bool) -> None:
@@ -291,7 +297,7 @@ class Sweep:
                 record = self._read_outcome(cell)
                 if record is None or (record["error"] == DIED and not last):
                     continue
-                pending.remove(cell)
+                del pending[cell]
                 failed = record["status"] == "failed"
                 count(format_run(record, cell.name), failed)
                 if failed and self._config.fail_fast and not last:
