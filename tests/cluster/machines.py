@@ -172,7 +172,7 @@ class Ray:
         port = self.address.rpartition(":")[2]
         self._start_node("--head", "--node-ip-address=127.0.0.2", f"--port={port}", "--include-dashboard=false")
         self.start_node()
-        wait_until(lambda: self._count_nodes() == 2, "two nodes of Ray", 120)
+        wait_until(lambda: self._count_nodes() == 2, "two nodes of Ray", 180)
 
     def start_node(self) -> None:
         self._start_node(f"--address={self.address}", "--node-ip-address=127.0.0.3")
