@@ -147,7 +147,7 @@ def test_cfg_job_prints_the_settings_that_would_be_used(run_nnexp: RunNnexp, tmp
 def test_a_dry_run_trains_nothing(run_nnexp: RunNnexp, tmp_path: Path) -> None:
     run = run_nnexp(*SMALL, "dry_run=true", tensorflow=False)
     assert re.fullmatch(r"1 cell, to run: mlp-8-sample-adam-e1-s0-[0-9a-f]{8}\n", run.stdout)
-    assert list((tmp_path / "outputs").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,11 @@ NodeName=n1 NodeHostname={host} Port={n1} CPUs=1 RealMemory=6000
 NodeName=n2 NodeHostname={host} Port={n2} CPUs=1 RealMemory=6000
 PartitionName=main Nodes=n[1-2] Default=YES MaxTime=60 State=UP
 """
+RAY_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_worker_niceness": "0",  # Ray's 15 would leave a busy machine's tests waiting
+}
 MAX_ARRAY = 4  # of the test's Slurm, so that a sweep of 12 needs several cells a job
 
 
@@ -164,7 +169,7 @@ class Ray:
     def __init__(self, directory: Path, environment: dict[str, str]) -> None:
         self.directory = directory
         self.address = f"127.0.0.2:{find_free_port()}"
-        self._environment = environment | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+        self._environment = environment | RAY_VARIABLES
         self._processes: list[subprocess.Popen[bytes]] = []
         directory.mkdir(parents=True)
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 from conftest import SWEEP, OpenShell, Shell, assert_same_rows
-from machines import Ray, wait_until
+from machines import RAY_VARIABLES, Ray, wait_until
 
 from nnexp.ledger import DIED
 
@@ -17,7 +17,7 @@ RAY = ("data=sample", "epochs=1", "hydra/launcher=ray", "hydra.launcher.ray.init
 @pytest.fixture
 def shell(open_shell: OpenShell) -> Shell:
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason='needs pip install "nnexp[ray]"')
-    return open_shell()
+    return open_shell(**RAY_VARIABLES)
 
 
 def test_a_node_that_is_killed_costs_a_sweep_no_result(
@@ -26,7 +26,7 @@ def test_a_node_that_is_killed_costs_a_sweep_no_result(
     shell = open_shell(fake=False)
     command = (*SWEEP, "hydra/launcher=ray", f"hydra.launcher.ray.init.address={ray.address}", "hydra.launcher.cells=2")
     process = shell.start(*command)
-    wait_until(lambda: shell.count_rows() >= 3, "three results", 120)
+    wait_until(lambda: shell.count_rows() >= 3, "three results", 240)
     ray.kill_node()
     out, err = process.communicate(timeout=240)
     assert shell.type(*command).returncode == 0, out + err
