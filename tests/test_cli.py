@@ -72,9 +72,6 @@ WRONG = {  # what is typed: what is said
         "dropout: expected 0 for a model without a hidden Dense layer (model.units is []), there is nothing to drop; "
         "received 0.2  (cells: model=linear dropout=0.2)"
     ),
-    "-m seed=0,1 hydra/launcher=lokal": (
-        "hydra/launcher: expected one of basic, joblib, local; received lokal. Did you mean local?"
-    ),
     "-m hydra/launcher=basic,local": (
         "hydra/launcher: expected one value for the whole sweep; received hydra/launcher=basic,local"
     ),
@@ -272,6 +269,14 @@ def test_a_failed_run_is_tried_again_when_it_is_typed_again(failed: tuple[Path, 
     directory, _ = failed
     run = run_nnexp_in(directory, *DIVERGING, "dry_run=true", tensorflow=False)
     assert run.stdout.startswith("1 cell, to run (failed before): ")
+
+
+def test_a_launcher_that_does_not_exist_is_one_message(run_nnexp: RunNnexp, tmp_path: Path) -> None:
+    run = run_nnexp("-m", "seed=0,1", "hydra/launcher=lokal", tensorflow=False)
+    options = r"basic, joblib, local, ray,( \w+,)* slurm(, \w+)*"  # and those of the plugins that are installed
+    message = rf"nnexp: hydra/launcher: expected one of {options}; received lokal\. Did you mean local\?\n"
+    assert re.fullmatch(message + r"Nothing was run\.\n", run.stderr)
+    assert (run.returncode, run.stdout, list(tmp_path.iterdir())) == (2, "", [])
 
 
 @pytest.mark.parametrize(("launcher", "plugin"), [("slurm", "hydra_submitit_launcher"), ("ray", "hydra_ray_launcher")])
