@@ -4,7 +4,7 @@ ARGS ?=
 TORCH := torch==2.13.0+cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run sweep table report test simulate bench bench-quick bench-ledger bench-equivalence chaos reproducible browser lint clean
+.PHONY: help setup data run sweep table report test test-cluster cluster-packages simulate bench bench-quick bench-ledger bench-equivalence bench-scaling chaos reproducible browser lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -30,11 +30,23 @@ browser: ## Chromium, for the tests of the page (Debian, Ubuntu; as root)
 test: setup browser ## all tests
 	$(BIN)/pytest $(ARGS)
 
+cluster-packages: ## Slurm, for the tests of hydra/launcher=slurm (Debian, Ubuntu; as root)
+	@command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null || \
+	    { echo 'No Slurm, and not root or not Debian: its tests will be skipped. sudo make cluster-packages'; exit 0; }; \
+	    apt-get update -qq && apt-get install -y -qq slurm-wlm munge; }
+
+test-cluster: setup .venv/cluster cluster-packages ## sweeps on a Slurm and a Ray of two nodes, started here; 5 minutes
+	$(BIN)/pytest -m cluster tests/cluster $(ARGS)
+
 simulate: setup ## how often the verdicts are wrong, in simulation: about ten minutes
 	$(BIN)/python benchmarks/simulate_verdicts.py
 
 bench-ledger: setup ## how long the ledger takes with 10,000 runs in it
 	$(BIN)/python benchmarks/bench_ledger.py
+
+bench-scaling: setup .venv/cluster ## what a run costs on each launcher, and what 100,000 runs come to: 15 minutes
+	$(BIN)/python benchmarks/scaling.py $(ARGS)
 
 chaos: setup ## kill sweeps at random moments, 100 times (half an hour or more); writes docs/chaos.md
 	$(BIN)/python benchmarks/chaos.py $(ARGS)
@@ -73,6 +85,11 @@ data: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)' || \
 	  $(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)' --index-url https://download.pytorch.org/whl/cpu
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@touch $@
+
+.venv/cluster: .venv/installed
+	@echo 'Installing the plugins for Slurm and Ray into .venv.'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,slurm,ray]'
 	@touch $@
 
 clean: ## remove .venv and build files; never outputs/

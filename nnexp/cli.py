@@ -40,6 +40,7 @@ def main() -> None:
         return
     show_warnings()
     listen_for_stop()
+    register_plugins()
     if args.run or args.multirun or not (args.cfg or args.info or args.hydra_help or args.shell_completion):
         check_command_line(args)
     try:
@@ -47,6 +48,15 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("stopped; nothing was recorded of the run that was going on")
         sys.exit(130)
+
+
+def register_plugins() -> None:
+    """Make nnexp's sweepers and launchers known to Hydra, from which an editable install hides them."""
+    from hydra.core.plugins import Plugins
+    from hydra_plugins.nnexp import NnexpRayLauncher, NnexpSearchSweeper, NnexpSlurmLauncher, NnexpSweeper
+
+    for plugin in (NnexpSweeper, NnexpSearchSweeper, NnexpSlurmLauncher, NnexpRayLauncher):
+        Plugins.instance().register(plugin)
 
 
 def check_command_line(args: argparse.Namespace) -> None:
@@ -57,6 +67,7 @@ def check_command_line(args: argparse.Namespace) -> None:
     from hydra.types import RunMode
 
     from nnexp.compose import Composer, build_config_loader
+    from nnexp.launchers import find_launcher_problem
 
     try:
         if args.config_dir is not None and not os.path.isdir(args.config_dir):
@@ -67,6 +78,8 @@ def check_command_line(args: argparse.Namespace) -> None:
             raise SettingError(*problems)
         hydra_config = composer.compose_hydra(overrides)
         if args.multirun or hydra_config.hydra.mode is RunMode.MULTIRUN:
+            if problem := find_launcher_problem(hydra_config.hydra.launcher._target_):
+                raise SettingError(problem)
             return
         if swept := [override.input_line for override in overrides if override.is_sweep_override()]:
             raise SettingError(f"{swept[0]}: several values are a sweep, which needs -m: nnexp -m {swept[0]}")
@@ -79,34 +92,44 @@ def check_command_line(args: argparse.Namespace) -> None:
 def run_hydra() -> None:
     """Let Hydra compose the command line anew and run it, alone or through the sweeper and a launcher."""
     import hydra
-    from hydra.core.plugins import Plugins
-    from hydra_plugins.nnexp import NnexpSearchSweeper, NnexpSweeper
 
     from nnexp import compose
 
-    compose.load_plugins()
-    for sweeper in (NnexpSweeper, NnexpSearchSweeper):
-        Plugins.instance().register(sweeper)  # an editable install hides them from Hydra's search
     hydra.main(config_path=compose.CONFIG_PACKAGE, config_name=compose.CONFIG_NAME, version_base="1.3")(run_cell)()
 
 
 def run_cell(settings: Any) -> None:
-    """Run one cell in this process, unless it has been run: what every launcher calls."""
+    """Run one cell in this process, unless it has been run, then those that its job has beside it.
+
+    It is what every launcher calls.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
+
+    from nnexp.compose import Composer, build_config_loader, unpack_cells
+
+    hydra = HydraConfig.get()
+    own_options = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    flags = [f"--config-dir={directory}" for directory in own_options]
+    lines = [line for line in hydra.overrides.task if line != "hydra.mode=RUN"]
+    if hydra.mode is not RunMode.MULTIRUN:
+        sys.exit(run_alone(_to_config(settings), shlex.join(["nnexp", *flags, *lines])))
+    _behave_as_worker()
+    os.chdir(hydra.runtime.cwd)
+    run_once(_to_config(settings), shlex.join(["nnexp", *flags, *lines]), lambda epoch, accuracy: None)
+    if cells := unpack_cells(hydra.sweeper.get("more")):
+        composer = Composer(build_config_loader(own_options[0] if own_options else None))
+        for lines in cells:
+            config = composer.compose(composer.parse(lines))
+            run_once(config, shlex.join(["nnexp", *flags, *lines]), lambda epoch, accuracy: None)
+
+
+def _to_config(settings: Any) -> Config:
     from omegaconf import OmegaConf
 
     config = OmegaConf.to_object(settings)
     assert isinstance(config, Config)
-    hydra = HydraConfig.get()
-    own_options = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    flags = [f"--config-dir={directory}" for directory in own_options]
-    command = shlex.join(["nnexp", *flags, *(line for line in hydra.overrides.task if line != "hydra.mode=RUN")])
-    if hydra.mode is RunMode.MULTIRUN:
-        _behave_as_worker()
-        run_once(config, command, lambda epoch, accuracy: None)
-    else:
-        sys.exit(run_alone(config, command))
+    return config
 
 
 def run_alone(config: Config, command: str) -> int:
@@ -161,20 +184,25 @@ def format_help() -> str:
 
 def listen_for_stop() -> None:
     """Let Ctrl-C, SIGTERM and a terminal that closes (unless under nohup) end the program in an orderly way."""
-    last = -float(STOPPING_SECONDS)
-
-    def stop(signal_number: int, frame: Any) -> None:
-        nonlocal last
-        threading.excepthook = lambda args: None  # what a launcher says while it is being stopped is not news
-        warnings.simplefilter("ignore")
-        if time.monotonic() - last >= STOPPING_SECONDS:
-            last = time.monotonic()
-            raise KeyboardInterrupt
-
+    stop = _Stop()
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, stop)
+
+
+class _Stop:
+    """What a signal to stop does: a KeyboardInterrupt, and no second one while the first is being heeded."""
+
+    def __init__(self) -> None:
+        self._last = -float(STOPPING_SECONDS)
+
+    def __call__(self, signal_number: int, frame: Any) -> None:
+        threading.excepthook = lambda args: None  # what a launcher says while it is being stopped is not news
+        warnings.simplefilter("ignore")
+        if time.monotonic() - self._last >= STOPPING_SECONDS:
+            self._last = time.monotonic()
+            raise KeyboardInterrupt
 
 
 def _behave_as_worker() -> None:
@@ -192,3 +220,5 @@ def _behave_as_worker() -> None:
     show_warnings()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not the driver's process: end without a word
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if not isinstance(signal.getsignal(signal.SIGTERM), _Stop):  # nor here: a cluster ends a job so, which gives its
+        signal.signal(signal.SIGTERM, _Stop())  # run back

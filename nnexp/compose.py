@@ -1,6 +1,8 @@
 """From the command line to checked settings: Hydra composes, `Config` checks, all that is wrong is said at once."""
 
+import base64
 import dataclasses
+import json
 import pickle
 import re
 from collections.abc import Sequence
@@ -40,12 +42,14 @@ OmegaConf.register_new_resolver("nnexp.processes", count_processes)
 
 
 def load_plugins() -> None:
-    """Let Hydra find its plugins, and take their hydra/sweeper=optuna out of the way of the one in conf/.
+    """Let Hydra find its plugins, and take their options out of the way of those of the same name in conf/.
 
     Hydra would take an entry of the same name as the schema of our file, and then refuse it.
     """
     Plugins.instance()
-    ConfigStore.instance().repo["hydra"]["sweeper"].pop("optuna.yaml", None)
+    options = ConfigStore.instance().repo["hydra"]
+    options["sweeper"].pop("optuna.yaml", None)
+    options["launcher"].pop("ray.yaml", None)
 
 
 def build_config_loader(config_dir: str | None) -> ConfigLoaderImpl:
@@ -178,6 +182,24 @@ class Composer:
             [expected] = [spec.metadata["expected"] for spec in dataclasses.fields(owner) if spec.name == name]
             return f"{key}: expected {expected}; received {format_value(value)}"
         return None
+
+
+def pack_cells(cells: Sequence[list[str]]) -> list[str]:
+    """The overrides of one job that runs some cells: those of the first, and one with all the others.
+
+    That one is base64, which Hydra's grammar takes as it is, and quickly; `unpack_cells` reads its value.
+    """
+    first, *others = cells
+    if not others:
+        return first
+    word = base64.urlsafe_b64encode(json.dumps(others).encode()).decode()
+    return [*first, f"hydra.sweeper.more='{word}'"]
+
+
+def unpack_cells(word: str | None) -> list[list[str]]:
+    """The overrides of each cell that a job runs after its first."""
+    cells: list[list[str]] = json.loads(base64.urlsafe_b64decode(word)) if word else []
+    return cells
 
 
 def _list_owners(schema: Any, prefix: str = "") -> dict[str, Any]:

@@ -550,7 +550,8 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 def _write_temporary(path: Path, content: bytes) -> Path:
     """Write beside `path`, flushed to the disk; leaves nothing where that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # not the process's number, which on another machine that shares the folder may be the same
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

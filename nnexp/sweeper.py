@@ -1,5 +1,6 @@
 """A sweep: the whole grid is composed and checked first, then only what is missing is run, then an account is given."""
 
+import math
 import subprocess
 import sys
 import threading
@@ -20,13 +21,16 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from nnexp.compose import Composer
+from nnexp.compose import Composer, pack_cells
 from nnexp.config import Config, SettingError
 from nnexp.console import err, format_run, format_seconds, out, report_wrong_settings, show_runs
 from nnexp.experiment import is_done
+from nnexp.launchers import ClusterLauncher, explain_launcher_error
 from nnexp.ledger import DIED, Ledger, LedgerError, Record, Stamp
 
 POLL_SECONDS = 0.2
+POLL_SHARE = 0.05  # of its time that a sweep spends looking for new results at most, however many runs it has
+STOP_SECONDS = 60  # that jobs on a cluster have for giving their runs back
 ALIKE_IN_A_SWEEP = ("threads", "save_model", "outputs", "force", "dry_run", "fail_fast")
 
 
@@ -34,7 +38,7 @@ class SweepError(RuntimeError):
     """The sweep cannot go on; the message says why."""
 
 
-@dataclass
+@dataclass(eq=False)  # a cell is equal to itself alone, so that sets of thousands are quick
 class Cell:
     """One run of a grid: the overrides it is written as, those of them that vary, and what they come to."""
 
@@ -46,7 +50,7 @@ class Cell:
 class GridSweeper(Sweeper):
     """Runs every combination of the swept values that has not finished yet."""
 
-    def __init__(self, params: dict[str, str] | None) -> None:
+    def __init__(self, params: dict[str, str] | None, more: None) -> None:
         self._params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -102,6 +106,10 @@ def build_cells(composer: Composer, arguments: Sequence[str]) -> list[Cell]:
     return list(cells.values())
 
 
+def _split(cells: list[Cell], size: int) -> list[list[Cell]]:
+    return [cells[first : first + size] for first in range(0, len(cells), size)]
+
+
 def _list_combinations(overrides: list[Override]) -> list[list[str]]:
     try:
         [combinations] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
@@ -122,6 +130,7 @@ class Sweep:
     def __init__(self, cells: list[Cell], launcher: Launcher, hydra_config: DictConfig) -> None:
         self._cells = cells
         self._launcher = launcher
+        self._cluster = launcher if isinstance(launcher, ClusterLauncher) else None
         self._hydra_config = hydra_config
         self._config = cells[0].config
         self._ledger = Ledger(self._config.outputs)
@@ -135,15 +144,16 @@ class Sweep:
         to_run = [cell for cell in self._cells if not is_done(records[id(cell)], cell.config)]
         failed = [cell for cell in to_run if (record := records[id(cell)]) and record["status"] == "failed"]
         last = {id(cell): self._ledger.read_last(cell.config.run_id) for cell in to_run}
-        died = [cell for cell in to_run if (record := last[id(cell)]) and record["error"] == DIED]
+        died = dict.fromkeys(cell for cell in to_run if (record := last[id(cell)]) and record["error"] == DIED)
         self._print_plan(to_run, failed)
         if self._config.dry_run:
             return 0
         try:
             if to_run:
                 with self._watch(to_run):
-                    self._run_together([cell for cell in to_run if cell not in died], died)
+                    self._run_together([cell for cell in to_run if cell not in died], list(died))
         except KeyboardInterrupt:
+            self._stop_jobs(to_run)
             self._ledger.forget_claims(cell.config.run_id for cell in to_run)
             self._ledger.heal()
             rest = sum(not self._is_settled(cell) for cell in to_run)
@@ -167,10 +177,12 @@ class Sweep:
     def _print_plan(self, to_run: list[Cell], failed: list[Cell]) -> None:
         finished = len(self._cells) - len(to_run)
         words = [f"{len(self._cells)} cells", f"{finished} finished", f"{len(failed)} failed before"]
-        out.print(", ".join([*words, f"{len(to_run)} to run", *self._estimate(to_run)]))
+        jobs = f" in {len(self._share_out(to_run, self._cluster.cells))} jobs" if self._cluster and to_run else ""
+        out.print(", ".join([*words, f"{len(to_run)} to run{jobs}", *self._estimate(to_run)]))
         if self._config.dry_run:
+            states = dict.fromkeys(to_run, "to run") | dict.fromkeys(failed, "failed before")
             for cell in self._cells:
-                state = "failed before" if cell in failed else "to run" if cell in to_run else "finished"
+                state = states.get(cell, "finished")
                 out.print(f"  {state:13}  {cell.config.run_id}  {cell.name}", markup=False)
 
     def _estimate(self, to_run: list[Cell]) -> list[str]:
@@ -185,39 +197,62 @@ class Sweep:
                 speeds[""].append(speed)
         if not speeds[""]:
             return ["no estimate of the time before the first run"]
+        usual = {model: median(values) for model, values in speeds.items()}
         seconds = sum(
-            cell.config.epochs * cell.config.train_size * median(speeds.get(cell.config.model_name, speeds[""]))
+            cell.config.epochs * cell.config.train_size * usual.get(cell.config.model_name, usual[""])
             for cell in to_run
         )
+        if self._cluster:  # how many run at once, the cluster decides
+            return [f"about {format_seconds(seconds)} of computing"]
         processes = int(OmegaConf.select(self._hydra_config, "hydra.launcher.n_jobs") or 1)
         return [f"about {format_seconds(seconds / min(processes, len(to_run)))}"]
 
     def _run_together(self, cells: list[Cell], alone: list[Cell]) -> None:
         """Run cells through the launcher; those whose process died are run again at the end, each by itself."""
-        alone = list(alone)
-        while cells:
-            crash = self._launch(cells)
-            self._ledger.heal()
-            suspects = [cell for cell in cells if self._has_died(cell)]
-            rest = [cell for cell in cells if not self._is_settled(cell)]
-            if crash and not suspects and len(rest) == len(cells):
-                raise SweepError(f"the launcher broke down before a run began: {crash}") from crash
-            for cell in suspects:
-                err.print(f"{cell.name}: its process died; it is tried again alone, after the others", markup=False)
-            alone += suspects
-            self._wait_for_others(rest)
-            cells = [cell for cell in rest if not self._is_settled(cell)]
+        died = self._run_rounds(cells, self._cluster.cells if self._cluster else 1)
+        for cell in died:
+            err.print(f"{cell.name}: its process died; it is tried again alone, after the others", markup=False)
+        alone = [*alone, *died]
+        if self._cluster:  # each is a process of its own there, and this machine is not the one to run it
+            self._stamps |= {cell.config.run_id: self._ledger.stamp(cell.config.run_id) for cell in alone}
+            self._run_rounds(alone, 1)
+            return
         for cell in alone:
             self._launch_alone(cell)
             self._ledger.heal()
 
-    def _launch(self, cells: list[Cell]) -> Exception | None:
-        """Hand cells to Hydra's launcher; returns its error if it broke down, which a dying process may cause."""
+    def _run_rounds(self, cells: list[Cell], size: int) -> list[Cell]:
+        """Hand cells to the launcher, so many a job, until each has been tried; returns those whose process died."""
+        died: list[Cell] = []
+        while cells:
+            crash = self._launch(cells, size)
+            self._ledger.heal()
+            suspects = [cell for cell in cells if self._has_died(cell)]
+            rest = [cell for cell in cells if not self._is_settled(cell)]
+            if crash and not suspects and len(rest) == len(cells):
+                reason = explain_launcher_error(crash)
+                raise SweepError(f"the launcher broke down before a run began: {reason}") from crash
+            died += suspects
+            self._wait_for_others(rest)
+            cells = [cell for cell in rest if not self._is_settled(cell)]
+        return died
+
+    def _share_out(self, cells: list[Cell], size: int) -> list[list[str]]:
+        """The overrides of jobs that run up to `size` cells each, or more where there may not be so many jobs."""
+        jobs = math.ceil(len(cells) / size)
+        if self._cluster:
+            jobs = min(jobs, self._cluster.max_jobs)
+        size = math.ceil(len(cells) / jobs)
+        return [pack_cells([cell.overrides for cell in group]) for group in _split(cells, size)]
+
+    def _launch(self, cells: list[Cell], size: int) -> Exception | None:
+        """Hand cells to Hydra's launcher, so many a job; returns its error if it broke down, as when a process dies."""
+        jobs = self._share_out(cells, size)
         try:
-            jobs = self._launcher.launch([cell.overrides for cell in cells], initial_job_idx=0)
+            returns = self._launcher.launch(jobs, initial_job_idx=0)
         except Exception as error:
             return error
-        for job in jobs:
+        for job in returns:
             if job.status is JobStatus.FAILED:
                 raise job._return_value
         return None
@@ -227,6 +262,15 @@ class Sweep:
         flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
         command = [sys.executable, "-m", "nnexp", *flags, *cell.overrides, "hydra.mode=RUN"]
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def _stop_jobs(self, cells: list[Cell]) -> None:
+        """End what runs elsewhere, and wait until it has ended."""
+        if self._cluster is None:
+            return
+        self._cluster.stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline and any(self._ledger.is_running(cell.config.run_id) for cell in cells):
+            time.sleep(POLL_SECONDS)
 
     def _wait_for_others(self, cells: list[Cell]) -> None:
         """Wait while every one of these cells is being run by another sweep."""
@@ -260,7 +304,7 @@ class Sweep:
     @contextmanager
     def _watch(self, cells: list[Cell]) -> Iterator[None]:
         """Show each run as its record appears, whoever writes it; under fail_fast the first failure stops the sweep."""
-        pending = list(cells)
+        pending = dict.fromkeys(cells)
         ended = threading.Event()
 
         def show(last: bool) -> None:
@@ -268,15 +312,18 @@ class Sweep:
                 record = self._read_outcome(cell)
                 if record is None or (record["error"] == DIED and not last):
                     continue
-                pending.remove(cell)
+                del pending[cell]
                 failed = record["status"] == "failed"
                 count(format_run(record, cell.name), failed)
                 if failed and self._config.fail_fast and not last:
                     _interrupt_main_thread()
 
         def follow() -> None:
-            while not ended.wait(POLL_SECONDS):
+            seconds = 0.0
+            while not ended.wait(max(POLL_SECONDS, seconds / POLL_SHARE)):
+                started = time.monotonic()
                 show(last=False)
+                seconds = time.monotonic() - started
 
         with show_runs(len(cells)) as count:
             thread = threading.Thread(target=follow, daemon=True)

@@ -23,6 +23,12 @@ TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TERM")
 RunNnexp = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave tests/cluster to `make test-cluster`, which asks for it with -m cluster."""
+    is_asked_for = config.getoption("markexpr") == "cluster"
+    return True if collection_path.name == "cluster" and not is_asked_for else None
+
+
 @pytest.fixture(scope="session")
 def plain_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment less what could change how nnexp, Python or TensorFlow behave; compiled code is kept apart."""

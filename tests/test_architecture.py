@@ -15,8 +15,8 @@ FILES = {str(path.relative_to(PACKAGE).with_suffix("")): path for path in sorted
 HOUSE = {  # file: what of nnexp it may import, a module or one name of it
     "__init__": ("compare", "experiment.load_model", "report"),
     "__main__": ("cli",),
-    "_hydra_plugin/__init__": ("search", "sweeper"),
-    "cli": ("compose", "config", "console", "data", "experiment", "ledger"),
+    "_hydra_plugin/__init__": ("launchers", "search", "sweeper"),
+    "cli": ("compose", "config", "console", "data", "experiment", "launchers", "ledger"),
     "compare": ("questions", "statistics", "verdicts"),
     "compiled": ("config", "data.Dataset"),
     "compose": ("config",),
@@ -29,6 +29,7 @@ HOUSE = {  # file: what of nnexp it may import, a module or one name of it
     "data": ("config",),
     "experiment": ("config", "data", "ledger", "model", "provenance", "tensorflow_start", "training"),
     "fetch_data": ("config", "data", "tensorflow_start"),
+    "launchers": (),
     "ledger": ("config",),
     "model": ("config",),
     "provenance": ("config", "tensorflow_start"),
@@ -39,12 +40,12 @@ HOUSE = {  # file: what of nnexp it may import, a module or one name of it
     "results": ("config", "console", "export", "ledger", "page", "report", "reproduce"),
     "search": ("compose", "config", "console", "ledger", "sweeper"),
     "statistics": (),
-    "sweeper": ("compose", "config", "console", "experiment", "ledger"),
+    "sweeper": ("compose", "config", "console", "experiment", "launchers", "ledger"),
     "tensorflow_start": (),
     "training": ("compiled", "config", "data.Dataset", "model.build_optimizer"),
     "verdicts": ("questions", "statistics"),
 }
-HYDRA_FILES = ("cli", "compose", "search", "sweeper")  # compose is there for the others
+HYDRA_FILES = ("cli", "compose", "launchers", "search", "sweeper")  # compose is there for the others
 TENSORFLOW_FILES = ("compiled", "data", "experiment", "model", "tensorflow_start", "training")
 LATE_FILES = ("compiled",)  # import TensorFlow as they are imported themselves, and so inside functions alone
 STATISTICS_FILES = ("compare", "questions", "statistics", "verdicts")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nnexp.compose import Composer, build_config_loader, pack_cells, unpack_cells
 from nnexp.ledger import DIED
 
 FAKE = Path(__file__).parent / "fake_training"
@@ -230,6 +231,29 @@ def test_failed_cells_are_tried_again(shell: Shell) -> None:
     assert "2 cells, 1 finished, 1 failed before, 1 to run" in again.stdout
     assert shell.list_started() == [0, 1, 0]
     assert shell.read_table()["status"].tolist() == ["finished", "finished"]
+
+
+# several cells a job, as on clusters (tests/cluster runs them there)
+
+
+def test_a_job_runs_the_cells_that_it_carries_beside_its_first(shell: Shell) -> None:
+    _, word = pack_cells([["seed=0"], ["seed=1", "data=sample", "epochs=1"], ["seed=2", "data=sample", "epochs=1"]])
+    assert shell.type("-m", "seed=0", word, **{"raise": 1}).returncode == 0  # the sweep knows of seed=0 alone
+    assert shell.list_started() == [0, 1, 2]
+    assert shell.read_table()["status"].tolist() == ["finished", "failed", "finished"]
+    assert shell.read_record(2)["command"] == "nnexp seed=2 data=sample epochs=1"
+
+
+def test_a_job_carries_any_cell_unchanged() -> None:
+    cells = [
+        ["seed=0"],
+        ["outputs='a b'", "model.units=[64, 8]", "+x=\"'${y}\\\\'\""],
+        ["experiment=größer", "l2=1e-3"],
+    ]
+    *first, word = pack_cells(cells)
+    [override] = Composer(build_config_loader(None)).parse([word])
+    assert first == cells[0] and unpack_cells(override.value()) == cells[1:]
+    assert pack_cells(cells[:1]) == cells[0] and unpack_cells(None) == []
 
 
 # failures
