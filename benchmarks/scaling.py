@@ -78,9 +78,9 @@ def measure_overheads() -> None:
     print("| launcher | the first results after | each further run |\n| --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         fake = {"PYTHONPATH": str(TESTS / "fake_training"), "FAKE_SECONDS": "0", "FAKE_LOG": f"{directory}/log"}
-        for place in open_places(Path(directory), fake):
+        for number, place in enumerate(open_places(Path(directory), fake)):
             first, few, many = (
-                sweep(place, Path(directory, f"{place.name}-{runs}"), f"seed=range({runs})", *SAMPLE)
+                sweep(place, Path(directory, f"{number}-{runs}"), f"seed=range({runs})", *SAMPLE)
                 for runs in (1, FEW, MANY)
             )
             print(f"| {place.name} | {first:.1f} s | {1e3 * (many - few) / (MANY - FEW):.0f} ms |", flush=True)

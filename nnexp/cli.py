@@ -103,7 +103,6 @@ def run_cell(settings: Any) -> None:
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
 
     from nnexp.compose import Composer, build_config_loader, unpack_cells
 
@@ -117,7 +116,7 @@ def run_cell(settings: Any) -> None:
     signal.signal(signal.SIGTERM, _stop_quietly)
     os.chdir(hydra.runtime.cwd)
     run_once(_to_config(settings), shlex.join(["nnexp", *flags, *lines]), lambda epoch, accuracy: None)
-    if cells := unpack_cells(OmegaConf.select(hydra, "sweeper.more")):
+    if cells := unpack_cells(hydra.sweeper.get("more")):
         composer = Composer(build_config_loader(own_options[0] if own_options else None))
         for lines in cells:
             config = composer.compose(composer.parse(lines))

@@ -125,7 +125,7 @@ class RayLauncher(ClusterLauncher):
         from hydra_plugins.hydra_ray_launcher.ray_launcher import RayLauncher as HydraRayLauncher
 
         self.cells, self.max_jobs = cells, max_jobs
-        self._init = OmegaConf.to_container(ray.init, resolve=True)
+        self._init: Any = OmegaConf.to_container(ray.init, resolve=True)
         self._cpus = float(ray.remote.num_cpus)
         self._launcher = HydraRayLauncher(ray)
 
