@@ -88,12 +88,12 @@ class Slurm:
 
     nodes = ("n1", "n2")
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, max_array: int = MAX_ARRAY) -> None:
         self.directory = directory
         self.variables = {"SLURM_CONF": str(directory / "slurm.conf")}
         ports = {name: find_free_port() for name in ("port", *self.nodes)}
         text = SLURM_CONF.format(
-            host=socket.gethostname().partition(".")[0], directory=directory, max_array=MAX_ARRAY, **ports
+            host=socket.gethostname().partition(".")[0], directory=directory, max_array=max_array, **ports
         )
         directory.mkdir(parents=True)
         (directory / "state").mkdir()
