@@ -30,6 +30,7 @@ HOUSE = {  # file: what of nnexp it may import, a module or one name of it
     "experiment": ("config", "data", "ledger", "model", "provenance", "tensorflow_start", "training"),
     "fetch_data": ("config", "data", "tensorflow_start"),
     "ledger": ("config",),
+    "lesson": ("compare", "config", "data", "plots", "reference"),
     "model": ("config",),
     "provenance": ("config", "tensorflow_start"),
     "reference": (),
