@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nnexp.compare import mean_interval
 from nnexp.config import DataConfig
@@ -115,7 +116,7 @@ def draw_depths(results: pd.DataFrame) -> Figure:
         for split, line in (("train", ":o"), ("test", "-D")):
             _draw_means(axes, runs, "depth", f"{split}_accuracy", color, line, f"{activation}, {split}")
     axes.set(xlabel="hidden layers of 128 units", ylabel="accuracy (share of images)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _add_grid(axes)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -133,7 +134,7 @@ def draw_running_average(histories: dict[str, list[pd.DataFrame]]) -> Figure:
         for column, (color, line, label) in lines.items():
             _draw_means(axes, epochs, "epoch", column, COLORS[color], line, label)
         axes.set(title=name, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _add_grid(axes)
     panels[0].set_ylabel("accuracy (share of images)")
     handles, labels = panels[0].get_legend_handles_labels()
