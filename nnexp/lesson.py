@@ -55,13 +55,14 @@ def draw_slope(entries: np.ndarray, losses: np.ndarray, here: float, kink: float
     figure = Figure(figsize=(FIGURE_WIDTH, 3.0))
     axes = figure.add_subplot()
     axes.plot(entries, losses, color=COLORS["train"], linewidth=1.8)
-    for value, marker, name in ((here, "o", "here"), (kink, "D", "kink: the unit wakes up")):
-        axes.plot([value], [np.interp(value, entries, losses)], marker, color=COLORS["test"], markersize=6)
-        axes.annotate(
-            f"{name}, {value:g}", (value, np.interp(value, entries, losses)), (0, 9), textcoords="offset points",
-            ha="center" if name == "here" else "right", size=9,
-        )  # fmt: skip
-    axes.set(xlabel="top-left entry of W1 (no unit)", ylabel="error, |output - target|")
+    for value, marker, name, offset, side in (
+        (here, "o", "here", -16, "center"),
+        (kink, "D", "kink, the unit wakes up", 9, "right"),
+    ):
+        place = (value, float(np.interp(value, entries, losses)))
+        axes.plot(*place, marker, color=COLORS["test"], markersize=6)
+        axes.annotate(f"{name}: {value:g}", place, (0, offset), textcoords="offset points", ha=side, size=9)
+    axes.set(xlabel="top-left entry of W1 (no unit)", ylabel="error, |output - target|", ylim=(0, None))
     _add_grid(axes)
     return figure
 

@@ -77,7 +77,7 @@ def compute_loss(layers: list[Layer], x: ArrayLike, label: ArrayLike, l2: float 
 def compute_gradient(layers: list[Layer], x: ArrayLike, label: ArrayLike, l2: float = 0.0) -> list[Layer]:
     """The derivatives of `compute_loss`: softmax with cross-entropy gives (probabilities - one-hot label) / n."""
     values = forward(layers, x)
-    one_hot = np.eye(values[-1].shape[-1])[np.asarray(label)]
+    one_hot = np.eye(values[-1].shape[-1])[np.asarray(label, dtype=int)]
     return backpropagate(layers, values, (softmax(values[-1]) - one_hot) / np.size(label), l2)
 
 
