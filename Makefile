@@ -4,7 +4,7 @@ ARGS ?=
 TORCH := torch==2.13.0+cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run sweep table report test test-cluster cluster-packages simulate bench bench-quick bench-ledger bench-equivalence bench-scaling chaos reproducible browser lint clean
+.PHONY: help setup data run sweep table report lesson test test-cluster cluster-packages simulate bench bench-quick bench-ledger bench-equivalence bench-scaling chaos reproducible browser lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -21,6 +21,9 @@ table: setup ## the comparison of what has been run
 
 report: setup ## the page outputs/report.html
 	$(BIN)/nnexp-results report
+
+lesson: setup ## the lesson, run from the beginning: the page outputs/lesson.html; five minutes
+	$(BIN)/jupyter nbconvert --execute --to html --template-file docs/lesson.html.j2 --output-dir outputs docs/lesson.ipynb
 
 browser: ## Chromium, for the tests of the page (Debian, Ubuntu; as root)
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \

@@ -200,6 +200,8 @@ class Config:
         if self.data.directory is not None:
             self.data.directory = os.path.abspath(self.data.directory)
         self.xla = self.xla.lower()
+        if not self.model.filters and not self.model.units:
+            self.model.activation = "linear"  # there is nothing to activate: however it is typed, it is one network
 
     @property
     def train_size(self) -> int:

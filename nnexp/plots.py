@@ -11,7 +11,7 @@ import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -120,7 +120,7 @@ def _escape(text: str) -> str:
     return html.escape(text)
 
 
-def write_png(figure: Figure, path: Path) -> None:
+def write_png(figure: Figure, path: Path | BinaryIO) -> None:
     """A figure as a PNG of 200 dots an inch on white, nothing cut off."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")

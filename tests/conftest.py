@@ -2,10 +2,12 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,12 @@ SMALL = ("data=sample", "data.train_size=200", "epochs=1", "model.units=[8]")
 FORBIDDEN = "import os\nos.write(2, b'%s was imported\\n')\nos._exit(97)\n"
 LEFT_OUT = ("PYTHON", "TF_", "KERAS_BACKEND", "NNEXP", "HYDRA", "XLA_", "OMP_")
 TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TERM")
+
+CHROMIUM_FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)
 
 RunNnexp = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -62,3 +70,22 @@ def run_nnexp_in(plain_environment: dict[str, str], no_tensorflow: dict[str, str
 def run_nnexp(run_nnexp_in: RunNnexp, tmp_path: Path) -> RunNnexp:
     """A function (*args, tensorflow=True) that types `nnexp *args` in `tmp_path` and waits for it."""
     return functools.partial(run_nnexp_in, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium without a network, driven by selenium; skipped where there is none, except in CI."""
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+    if not (driver and chromium):
+        message = "no Chromium: `make browser` installs it (Debian packages chromium and chromium-driver)"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in CHROMIUM_FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options, Service(driver)) as started:
+        yield started

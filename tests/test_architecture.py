@@ -31,6 +31,7 @@ HOUSE = {  # file: what of nnexp it may import, a module or one name of it
     "fetch_data": ("config", "data", "tensorflow_start"),
     "launchers": (),
     "ledger": ("config",),
+    "lesson": ("statistics", "config", "data", "plots", "reference"),
     "model": ("config",),
     "provenance": ("config", "tensorflow_start"),
     "questions": ("statistics",),

@@ -59,7 +59,9 @@ WRONG = {  # what is typed: what is said
     ),
     "dropout=0,0.2": "dropout=0,0.2: several values are a sweep, which needs -m: nnexp -m dropout=0,0.2",
     "dropout": "Error parsing override 'dropout' (expected key=value, as in dropout=0.2)",
-    "study=null": "study: expected one of lesson, regularization, search; received null",
+    "study=null": (
+        "study: expected one of capacity, epochs, lesson, nonlinearity, regularization, search; received null"
+    ),
     "--config-dir nowhere": "--config-dir: expected an existing directory; received nowhere",
     "-m dropuot=0,0.5": "dropuot: there is no such setting; received dropuot=0,0.5. Did you mean dropout?",
     "-m epochs=1,abc": "epochs: expected an integer >= 1; received abc",

@@ -129,6 +129,7 @@ def test_what_is_resolved_counts_and_not_how_it_was_asked_for() -> None:
         ("model.units=[128]", "'model.units=[ 128 ]'"),
         ("model=wide", "model=mlp model.units=[1024,1024]"),
         ("model=linear", "model=deep model.units=[]"),
+        ("model=linear model.activation=relu", "model=linear model.activation=tanh"),
         ("xla=true", "xla=True"),
         ("early_stopping=null data=sample", "data=sample"),
         ("optimizer=adam", ""),

@@ -1,8 +1,5 @@
 """The report in a browser: headless Chromium, without a network."""
 
-import os
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,29 +9,6 @@ from nnexp import page
 from nnexp.data import read_sample
 
 HOSTILE = "<script>window.hacked=1</script>\"'><img src=x onerror=window.hacked=1>=1+1 \U0001f600 $x_ " + "y" * 700
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
-    if not (driver and chromium):
-        message = "no Chromium: `make browser` installs it (Debian packages chromium and chromium-driver)"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options, Service(driver)) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

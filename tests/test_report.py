@@ -276,6 +276,30 @@ def test_a_small_network_is_drawn_by_units():
     assert [len(lines.get_segments()) for lines in figure.axes[0].collections] == [0, 6, 8, 8]
 
 
+def test_an_activation_drawn_apart_is_joined_number_by_number():
+    layers = drawing.list_dense_layers([3, 2, 4, 2], "ReLU", last="linear", apart=True)
+    assert [layer.kind for layer in layers] == ["Input", "W1 x + b1", "ReLU", "W2 x + b2", "ReLU", "W3 x + b3"]
+    assert [layer.parameters for layer in layers] == [0, 8, 0, 12, 0, 10]
+    figure = drawing.draw_network(layers)
+    assert [len(lines.get_segments()) for lines in figure.axes[0].collections] == [0, 6, 2, 8, 4, 8]
+
+
+@pytest.mark.parametrize("by", ["layers", "units"])
+def test_the_numbers_of_an_input_are_written_in(by):
+    values = [np.array([1, -2]), np.array([0.0, 2.5, 7]), np.array([-1])]
+    figure = drawing.draw_network(drawing.list_dense_layers([2, 3, 1], "relu", last="linear"), by, values=values)
+    words = [text.get_text() for text in figure.axes[0].texts]
+    written = ["1", "-2", "0", "2.5", "7", "-1"] if by == "units" else ["(1, -2)", "(0, 2.5, 7)", "(-1)"]
+    assert all(any(word.endswith(number) for word in words) for number in written)
+    empty = [patch for patch in figure.axes[0].patches if patch.get_facecolor()[:3] == (1, 1, 1)]
+    assert len(empty) == (by == "units")  # the unit that gives 0
+
+
+def test_numbers_that_are_not_of_the_network_are_refused():
+    with pytest.raises(ValueError, match=r"values: expected one vector a layer, of \[2, 3, 1\] numbers, got \[2, 3\]"):
+        drawing.draw_network(drawing.list_dense_layers([2, 3, 1], "relu"), values=[np.zeros(2), np.zeros(3)])
+
+
 def test_a_convolution_cannot_be_drawn_by_units():
     with pytest.raises(ValueError, match="expected Dense layers only"):
         drawing.draw_network(drawing.list_layers([8], [16], "relu"), by="units")
