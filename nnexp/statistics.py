@@ -54,17 +54,25 @@ def paired_t(differences: Array, step: float = 0.0, chosen: bool = False) -> Tes
     With sqrt(1/n + 1/(n - 1)) they are not. Source: the corrected resampled t-test of Nadeau & Bengio 2003 ("Inference
     for the Generalization Error", Machine Learning 52) with one of n seeds held out.
     """
+    n, mean, sd, t = _t_statistic(differences, step, chosen)
+    p = special.stdtr(np.maximum(n - 1, 1), -t)
+    return Tests(n, mean, sd, t, np.where(np.isnan(p), 1.0, p))
+
+
+def _t_statistic(differences: Array, step: float, chosen: bool) -> tuple[Array, Array, Array, Array]:
+    """n, mean, sd and t of `paired_t`; t is NaN below three seeds."""
     n, mean, sd = moments(differences, step)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = mean / (sd * np.sqrt(1 / n + (1 / (n - 1) if chosen else 0)))
-    t = np.where(n >= MINIMUM_SEEDS, np.where(mean == 0, 0.0, t), np.nan)
-    p = special.stdtr(np.maximum(n - 1, 1), -t)
-    return Tests(n, mean, sd, t, np.where(np.isnan(p), 1.0, p))
+    return n, mean, sd, np.where(n >= MINIMUM_SEEDS, np.where(mean == 0, 0.0, t), np.nan)
 
 
 def moments(values: Array, step: float) -> tuple[Array, Array, Array]:
     """n, mean, standard deviation (n - 1) along the last axis, without NaN."""
     there = np.isfinite(values)
+    size = values.shape[-1]
+    if size > 1 and there.all():  # the short way, for large tables
+        return np.full(values.shape[:-1], size), values.mean(-1), np.maximum(values.std(-1, ddof=1), step)
     n = there.sum(-1)
     filled = np.where(there, values, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -142,5 +150,5 @@ def compare_pairs(test: Array, step: float) -> tuple[Tests, Array]:
 
 
 def _two_sided(differences: Array, step: float) -> Array:
-    tests = paired_t(differences, step)
-    return np.asarray(2 * special.stdtr(np.maximum(tests.n - 1, 1), -np.abs(tests.t)))
+    n, _, _, t = _t_statistic(differences, step, chosen=False)
+    return np.asarray(2 * special.stdtr(np.maximum(n - 1, 1), -np.abs(t)))
