@@ -1,8 +1,8 @@
-"""Memory over many runs in one process: python memory.py equal|different RUNS OUTPUTS
+"""Memory over many runs, one after another as in a serial sweep: python memory.py equal|different RUNS OUTPUTS
 
 Every run goes the whole way from settings to row. `equal`: one setting, a seed each. `different`: no two settings
-alike, and a new shape of program every fourth run, 50 in all; nnexp keeps 16. Prints, as JSON, the memory in use
-(resident, in MB) in the first few runs, the most there was after them, and at the end.
+alike, and a new shape of program every fourth run, 50 in all. Prints, as JSON, the memory in use (resident, in MB, of
+this process and the one that trains for it) in the first few runs, the most there was after them, and at the end.
 """
 
 import json
@@ -12,6 +12,7 @@ import psutil
 from contestants import compose
 
 from nnexp.experiment import run_once
+from nnexp.training_process import TrainingProcess
 
 FEW = 10  # runs after which memory may no longer grow
 RUNS_A_SHAPE = 4
@@ -28,16 +29,22 @@ def list_overrides(kind: str, run: int) -> list[str]:
     return [units, f"optimizer={optimizer}", *numbers, f"dropout={0.2 * (shape % 2)}", f"seed={run}"]
 
 
+def measure_memory() -> float:
+    """The resident memory of this process and its children, in MB."""
+    process = psutil.Process()
+    return sum(each.memory_info().rss for each in [process, *process.children()]) / 1e6
+
+
 def main() -> None:
     """Run, and look at the memory after every run."""
     kind, runs, outputs = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    memory = []
+    training, memory = TrainingProcess(), []
     for run in range(runs):
         settings = ["data=sample", "epochs=1", f"outputs={outputs}", *list_overrides(kind, run)]
-        record, _ = run_once(compose(*settings), "benchmarks/memory.py", lambda epoch, accuracy: None)
+        record, _ = run_once(compose(*settings), "benchmarks/memory.py", lambda epoch, accuracy: None, training.attempt)
         if record is None or record["status"] != "finished":
             raise SystemExit(f"run {run} did not finish: {record}")
-        memory.append(psutil.Process().memory_info().rss / 1e6)
+        memory.append(measure_memory())
     few = min(FEW, runs // 2)
     print(
         json.dumps({"kind": kind, "runs": runs, "few": max(memory[:few]), "most": max(memory[few:]), "end": memory[-1]})

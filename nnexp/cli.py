@@ -17,6 +17,7 @@ from nnexp.config import Config, SettingError, read_options
 from nnexp.console import err, format_run, out, report_wrong_settings, show_epochs, show_warnings
 from nnexp.experiment import is_done, run_once
 from nnexp.ledger import Ledger, LedgerError
+from nnexp.training_process import TrainingProcess
 
 EXAMPLES = """\
   nnexp                                              one run of the lesson's network
@@ -32,6 +33,7 @@ STOPPING_SECONDS = 3  # in which another Ctrl-C changes nothing: a sweep takes b
 
 def main() -> None:
     """Run the command line: 0 done, 1 a run failed, 2 a wrong setting."""
+    global _training
     from hydra._internal.utils import get_args_parser
 
     args = get_args_parser().parse_args()
@@ -43,6 +45,7 @@ def main() -> None:
     register_plugins()
     if args.run or args.multirun or not (args.cfg or args.info or args.hydra_help or args.shell_completion):
         check_command_line(args)
+    _training = TrainingProcess()
     try:
         run_hydra()
     except KeyboardInterrupt:
@@ -99,7 +102,7 @@ def run_hydra() -> None:
 
 
 def run_cell(settings: Any) -> None:
-    """Run one cell in this process, unless it has been run, then those that its job has beside it.
+    """Run one cell, unless it has been run, then those that its job has beside it.
 
     It is what every launcher calls.
     """
@@ -116,12 +119,20 @@ def run_cell(settings: Any) -> None:
         sys.exit(run_alone(_to_config(settings), shlex.join(["nnexp", *flags, *lines])))
     _behave_as_worker()
     os.chdir(hydra.runtime.cwd)
-    run_once(_to_config(settings), shlex.join(["nnexp", *flags, *lines]), lambda epoch, accuracy: None)
+    _run_in_sweep(_to_config(settings), shlex.join(["nnexp", *flags, *lines]))
     if cells := unpack_cells(hydra.sweeper.get("more")):
         composer = Composer(build_config_loader(own_options[0] if own_options else None))
         for lines in cells:
             config = composer.compose(composer.parse(lines))
-            run_once(config, shlex.join(["nnexp", *flags, *lines]), lambda epoch, accuracy: None)
+            _run_in_sweep(config, shlex.join(["nnexp", *flags, *lines]))
+
+
+def _run_in_sweep(config: Config, command: str) -> None:
+    attempt = _training.attempt if _training else None
+    run_once(config, command, lambda epoch, accuracy: None, attempt)
+
+
+_training: TrainingProcess | None = None  # the driver's, for a launcher that starts no processes
 
 
 def _to_config(settings: Any) -> Config:

@@ -4,9 +4,9 @@
 images stay in memory as tensors and one `tf.function` loops over the batches. The mathematics is Keras's, term by term
 (keras 3.15: losses, regularizers and optimizers of the same name); tests hold the weights of both against each other.
 
-Training is compiled once for a `Plan`, scoring once for a `Network`. Weights, images, order, rates and seed are
-arguments of their calls, so that the runs of a sweep that differ in numbers only share one compilation, and nothing of
-a run stays behind in a program.
+Training is compiled once for a `Plan` and a number of images, scoring traced once for a `Network`. Weights, images,
+order, rates and seed are arguments of their calls, so that the runs of a sweep that differ in numbers only share one
+compilation, and nothing of a run stays behind in a program.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from nnexp.data import Dataset
 
 POOL = 2  # side of a max-pooling window, and its stride
 SCORE_CHUNK = 2000  # images scored at once: more are no faster, and take 100 KB each in a network with convolutions
-PROGRAMS = 16  # programs of a kind kept in one process; the least recently used goes first
+PROGRAMS = 16  # kept in one process, the least recently used goes first
 
 Tensors = list[tf.Tensor]
 Numbers = dict[str, tf.Tensor]
@@ -278,15 +278,17 @@ def score_chunk(
 
 
 @lru_cache(maxsize=PROGRAMS)
-def build_trainer(plan: Plan) -> Any:
-    """`train_epoch` of a plan, traced and compiled at its first call, and again for another number of images."""
+def build_trainer(plan: Plan, num_images: int) -> Any:
+    """`train_epoch` of a plan on so many images, traced and compiled at its first call."""
     return tf.function(partial(train_epoch, plan), jit_compile=plan.network.xla, autograph=False)
 
 
 @lru_cache(maxsize=PROGRAMS)
 def build_scorer(network: Network) -> Any:
-    """`score_chunk` of a network, traced and compiled at its first call."""
-    return tf.function(partial(score_chunk, network), jit_compile=network.xla, autograph=False)
+    """`score_chunk` of a network, traced at its first call. On large batches TensorFlow's own kernels are as fast as
+    XLA's code, and take no time to compile.
+    """
+    return tf.function(partial(score_chunk, network._replace(xla=False)), autograph=False)
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -297,7 +299,7 @@ class CompiledEngine:
 
     def __init__(self, model: keras.Sequential, dataset: Dataset, config: Config) -> None:
         plan = plan_run(config)
-        self._train_epoch = build_trainer(plan)
+        self._train_epoch = build_trainer(plan, len(dataset.train_labels))
         self._state = start_state(plan, model)
         self._numbers = read_numbers(config)
         self._data = load_tensors(dataset)["train"]

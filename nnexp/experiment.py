@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,9 +25,17 @@ MODEL_FILE = "model.keras"
 log = logging.getLogger(__name__)
 
 
-def run_once(config: Config, command: str, on_epoch: Callable[[int, float], None]) -> tuple[Record | None, bool]:
+OnEpoch = Callable[[int, float], None]  # called after each epoch with its number and its test accuracy
+Attempt = Callable[[Config, OnEpoch, Path], Result]
+
+
+def run_once(
+    config: Config, command: str, on_epoch: OnEpoch, attempt: Attempt | None = None
+) -> tuple[Record | None, bool]:
     """Run `config`, or return what is recorded of it; a run that raises is recorded as failed.
 
+    Args:
+        attempt: what runs it; None for this process, or `TrainingProcess().attempt` for one of its own.
     Returns:
         the record, or None while another process is running it, and whether this call made it.
 
@@ -46,8 +55,8 @@ def run_once(config: Config, command: str, on_epoch: Callable[[int, float], None
         if record is not None and is_done(record, config):  # another process finished it just before the claim
             return record, False
         directory = ledger.runs / config.run_id
-        with _log_to(directory / "run.log"), stderr_held_back(directory / "stderr.log"):
-            result = _attempt(config, on_epoch, directory)
+        result = (attempt or attempt_here)(config, on_epoch, directory)
+        with _log_to(directory / "run.log"):
             _warn_of_other_weights(record, result)
         return ledger.record(claim, result), True
     finally:
@@ -78,15 +87,23 @@ def load_model(run_id: str, outputs: str | Path = "outputs") -> "keras.Sequentia
     return model
 
 
-def _attempt(config: Config, on_epoch: Callable[[int, float], None], directory: Path) -> Result:
-    try:
-        log.info("started: %s", config.run_id)
-        result = run_experiment(config, on_epoch, directory)
-        log.info("finished: %s", result.scores)
-    except Exception as error:  # whatever goes wrong in a run is that run's result
-        log.info("failed", exc_info=True)  # info: on the console the reason is enough
-        return Result(error=f"{type(error).__name__}: {error}")
-    return result
+def attempt_here(config: Config, on_epoch: OnEpoch, directory: Path) -> Result:
+    """Run an experiment in this process and log it in `directory`; what it raises becomes the result's error."""
+    with _log_to(directory / "run.log"), stderr_held_back(directory / "stderr.log"):
+        try:
+            log.info("started: %s", config.run_id)
+            result = run_experiment(config, on_epoch, directory)
+            log.info("finished: %s", result.scores)
+        except Exception as error:  # whatever goes wrong in a run is that run's result
+            log.info("failed", exc_info=True)  # info: on the console the reason is enough
+            return Result(error=f"{type(error).__name__}: {error}")
+        return result
+
+
+def count_programs() -> int:
+    """How many programs for training this process has compiled; it keeps their memory to its end."""
+    compiled = sys.modules.get("nnexp.compiled")
+    return compiled.build_trainer.cache_info().misses if compiled else 0
 
 
 def _warn_of_other_weights(record: Record | None, result: Result) -> None:
@@ -101,11 +118,10 @@ def _warn_of_other_weights(record: Record | None, result: Result) -> None:
         )
 
 
-def run_experiment(config: Config, on_epoch: Callable[[int, float], None], directory: Path) -> Result:
+def run_experiment(config: Config, on_epoch: OnEpoch, directory: Path) -> Result:
     """Train and score the network that `config` describes.
 
     Args:
-        on_epoch: called after each epoch with its number and its test accuracy.
         directory: where the trained model goes under `save_model`.
     """
     started = time.perf_counter()

@@ -1,19 +1,13 @@
 """Run a recorded run again and say whether it came out the same: `nnexp-results reproduce`.
 
 The runs take the route of every run, in a fresh process and a scratch directory; what is compared are two records.
-`python -m nnexp.reproduce DIRECTORY` is that process: it reads a JSON list of settings, prints a run_id as each ends.
 """
 
-import contextlib
 import csv
 import dataclasses
 import io
 import itertools
-import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from nnexp.config import Config, DataConfig, ModelConfig, OptimizerConfig, hash_identity
-from nnexp.ledger import Ledger, Record
+from nnexp.ledger import Ledger, LedgerError, Record
 from nnexp.provenance import list_packages
+from nnexp.training_process import TrainingProcess
 
 BIT_IDENTICAL, WITHIN_TOLERANCE = "bit-identical", "equal within tolerance"
 ALTERED, DIFFERENT, NOT_RUN = "altered", "different", "not run again"
@@ -97,49 +92,24 @@ def reproduce(ledger: Ledger, records: Sequence[Record]) -> Iterator[tuple[Recor
 
 
 def run_again(records: Sequence[Record], directory: Path) -> Iterator[tuple[Record, str, str]]:
-    """Run records of equal `threads` in a fresh process, and in another one after each that takes its process down.
+    """Run records of equal `threads` in a fresh process.
 
     Yields:
         the record, its run_id in `directory` ("" where there is none), and what went wrong.
     """
-    remaining = list(records)
-    while remaining:
-        command = [sys.executable, "-P", "-m", "nnexp.reproduce", str(directory)]
-        with (
-            open(directory / "stderr.log", "w+", encoding="utf-8", errors="replace") as stderr,
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True) as child,
-        ):
-            assert child.stdin is not None and child.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # it has died at once, which is told below
-                child.stdin.write(json.dumps([record["settings"] for record in remaining]))
-                child.stdin.close()
-            try:
-                for line in child.stdout:
-                    run_id, problem = json.loads(line)
-                    yield remaining.pop(0), run_id, problem
-            finally:
-                child.kill()  # it has ended, unless this one is being stopped
-        if remaining:
-            last = (directory / "stderr.log").read_text(encoding="utf-8", errors="replace").split("\n")
-            said = next((line.strip() for line in reversed(last) if line.strip()), "nothing on stderr")
-            yield remaining.pop(0), "", f"its process died with exit code {child.returncode} ({said})"
-
-
-def run_from_stdin(directory: Path) -> None:
-    """Run the settings on stdin into a ledger in `directory`; prints `[run_id, problem]` as JSON for each."""
     from nnexp.experiment import run_once
 
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever else is printed is not an answer
-    for settings in json.load(sys.stdin):
-        try:
-            config = restore_config(settings, directory)
-            record, _ = run_once(config, "", lambda epoch, accuracy: None)
-            answer = config.run_id, (record or {}).get("error", "")
-        except Exception as error:  # is told, and the next one gets its turn
-            answer = "", f"{type(error).__name__}: {error}"
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    training = TrainingProcess()
+    try:
+        for record in records:
+            try:
+                config = restore_config(record["settings"], directory)
+                again, _ = run_once(config, "", lambda epoch, accuracy: None, training.attempt)
+                yield record, config.run_id, (again or {}).get("error", "")
+            except (ValueError, OSError, LedgerError) as error:  # is told, and the next one gets its turn
+                yield record, "", f"{type(error).__name__}: {error}"
+    finally:
+        training.stop()
 
 
 def restore_config(settings: dict[str, Any], outputs: Path) -> Config:
@@ -347,7 +317,3 @@ def _read_predictions(path: Path) -> dict[str, bytes]:
 
     with np.load(io.BytesIO(path.read_bytes())) as arrays:
         return {name: f"{arrays[name].dtype} ".encode() + arrays[name].tobytes() for name in arrays}
-
-
-if __name__ == "__main__":
-    run_from_stdin(Path(sys.argv[1]))

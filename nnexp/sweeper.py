@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -248,10 +249,12 @@ class Sweep:
     def _launch(self, cells: list[Cell], size: int) -> Exception | None:
         """Hand cells to Hydra's launcher, so many a job; returns its error if it broke down, as when a process dies."""
         jobs = self._share_out(cells, size)
-        try:
-            returns = self._launcher.launch(jobs, initial_job_idx=0)
-        except Exception as error:
-            return error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="A worker stopped")  # joblib replaces one that is 300 MB larger
+            try:
+                returns = self._launcher.launch(jobs, initial_job_idx=0)
+            except Exception as error:
+                return error
         for job in returns:
             if job.status is JobStatus.FAILED:
                 raise job._return_value

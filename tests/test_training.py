@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from nnexp.data import load_data
 from nnexp.experiment import run_experiment
 from nnexp.model import build_model
 from nnexp.training import KerasEngine, draw_orders, hash_weights, score_splits, train
+from nnexp.training_process import MAX_PROGRAMS, TrainingProcess
 
 STEPS = 50
 BATCH = 32
@@ -241,7 +243,7 @@ def test_runs_that_differ_in_numbers_only_share_one_compilation(compose):
         numbers = (f"dropout={dropout}", f"l2={l2}", f"optimizer.learning_rate={rate}", f"seed={seed}")
         train_and_hash(compose(*shape, *numbers))
     assert compiled.build_trainer.cache_info().currsize == 1
-    trainer = compiled.build_trainer(compiled.plan_run(compose(*shape, "dropout=0.1", "l2=0.1")))
+    trainer = compiled.build_trainer(compiled.plan_run(compose(*shape, "dropout=0.1", "l2=0.1")), 100)
     assert trainer.experimental_get_tracing_count() == 1
 
 
@@ -272,6 +274,22 @@ def test_memory_stays_flat_over_thirty_runs_of_equal_and_of_different_settings(c
     for index in range(6, 36):
         run(index)
     assert read_memory() - before < 100
+
+
+def test_a_training_process_is_replaced_when_it_has_compiled_its_programs(compose, tmp_path):
+    """However many shapes a sweep has, its memory is bounded; equal shapes count as one."""
+    training, processes, errors = TrainingProcess(), [], []
+    (tmp_path / "run.log").touch()
+    for index in range(MAX_PROGRAMS + 4):
+        shape = f"model.units=[{8 + max(0, index - 2)}]"  # the first three are of one shape
+        config = compose("data.train_size=64", "epochs=1", f"seed={index}", "xla=false", shape)
+        errors.append(training.attempt(config, lambda epoch, accuracy: None, tmp_path).error)
+        processes.append([process.pid for process in multiprocessing.active_children()])
+    training.stop()
+    assert multiprocessing.active_children() == [] and not any(errors)
+    first, last = processes[0], processes[-1]
+    assert first != last
+    assert processes == [first] * (MAX_PROGRAMS + 1) + [[]] + [last] * 2
 
 
 def test_dropout_drops_its_share_and_another_mask_each_step():
