@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 CACHE_BYTES = 200_000_000  # of XLA's compiled code; a program takes about 0.3 MB
-KERAS_EXTRAS = ("pandas", "matplotlib")
-"""Keras loads them where they are, for data and pictures that nnexp does not give it: a fifth of TensorFlow's start."""
+EXTRAS = ("pandas", "matplotlib", "sklearn", "jax", "IPython")
+"""TensorFlow and Keras load them where they are, for what nnexp does not do with them: up to half of the start."""
 NOISE = (
     b"cpu_aot_loader.cc",  # takes two tuning options of XLA for features that the processor lacks
     b"text_format.cc",  # tries the entry of the cache as text before it reads it as what it is
@@ -35,7 +35,7 @@ def start_tensorflow(threads: int) -> None:
         with (
             tempfile.TemporaryDirectory() as directory,
             stderr_held_back(Path(directory, "stderr"), drop_all=True),
-            hidden(*KERAS_EXTRAS),
+            hidden(*EXTRAS),
         ):
             import tensorflow as tf
 

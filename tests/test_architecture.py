@@ -125,3 +125,12 @@ def test_to_import_the_command_line_loads_nothing_heavy() -> None:
     code = f"import sys, nnexp.cli; print([name for name in {HEAVY} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout == "[]\n", run.stderr
+
+
+def test_tensorflow_starts_without_what_keras_only_uses_where_it_is_there() -> None:
+    code = (
+        "import sys; from nnexp.tensorflow_start import EXTRAS, start_tensorflow; start_tensorflow(1);"
+        "import nnexp.compiled; print([name for name in EXTRAS if name in sys.modules]); import pandas, matplotlib"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.stdout, run.returncode) == ("[]\n", 0), run.stderr
