@@ -4,7 +4,7 @@
 images stay in memory as tensors and one `tf.function` loops over the batches. The mathematics is Keras's, term by term
 (keras 3.15: losses, regularizers and optimizers of the same name); tests hold the weights of both against each other.
 
-Training is compiled once for a `Plan` and a number of images, scoring traced once for a `Network`. Weights, images,
+Training is compiled once for a `Plan` and a number of images, scoring once for a `Network`. Weights, images,
 order, rates and seed are arguments of their calls, so that the runs of a sweep that differ in numbers only share one
 compilation, and nothing of a run stays behind in a program.
 """
@@ -285,10 +285,8 @@ def build_trainer(plan: Plan, num_images: int) -> Any:
 
 @lru_cache(maxsize=PROGRAMS)
 def build_scorer(network: Network) -> Any:
-    """`score_chunk` of a network, traced at its first call. On large batches TensorFlow's own kernels are as fast as
-    XLA's code, and take no time to compile.
-    """
-    return tf.function(partial(score_chunk, network._replace(xla=False)), autograph=False)
+    """`score_chunk` of a network, traced and compiled at its first call."""
+    return tf.function(partial(score_chunk, network), jit_compile=network.xla, autograph=False)
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from nnexp.config import Config
 from nnexp.console import show_warnings
 from nnexp.ledger import DIED, Result
 
-MAX_PROGRAMS = 6  # compiled by one process: 100 MB, and another takes 4 s to start
+MAX_PROGRAMS = 4  # compiled by one process: 60 MB and 4 s or more; another process takes 3 s to start
 POLL_SECONDS = 0.1  # in which an interruption of the waiting is heeded
 
 

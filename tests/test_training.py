@@ -247,7 +247,7 @@ def test_runs_that_differ_in_numbers_only_share_one_compilation(compose):
     assert trainer.experimental_get_tracing_count() == 1
 
 
-def test_runs_of_one_network_share_one_trace_of_the_scoring(compose):
+def test_runs_of_one_network_share_one_compilation_of_the_scoring(compose):
     compiled.build_scorer.cache_clear()
     shape = ("data.train_size=100", "epochs=1", "model.units=[8]")
     for more in ((), ("dropout=0.1",), ("l2=0.1", "optimizer=sgd"), ("batch_size=7",)):
