@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnexp.config import Config, DataConfig, ModelConfig, OptimizerConfig, hash_identity
-from nnexp.ledger import Ledger, LedgerError, Record
+from nnexp.ledger import Ledger, Record
 from nnexp.provenance import list_packages
 from nnexp.training_process import TrainingProcess
 
@@ -106,7 +106,7 @@ def run_again(records: Sequence[Record], directory: Path) -> Iterator[tuple[Reco
                 config = restore_config(record["settings"], directory)
                 again, _ = run_once(config, "", lambda epoch, accuracy: None, training.attempt)
                 yield record, config.run_id, (again or {}).get("error", "")
-            except (ValueError, OSError, LedgerError) as error:  # is told, and the next one gets its turn
+            except (ValueError, OSError) as error:  # is told, and the next one gets its turn
                 yield record, "", f"{type(error).__name__}: {error}"
     finally:
         training.stop()

@@ -1,8 +1,8 @@
 """A process that trains for another one, which stays small, outlives it and can be interrupted.
 
-TensorFlow keeps what XLA compiles, some 10 MB a program, to the end of its process. A crash in it, or the system's
-out-of-memory killer, ends the process, and Ctrl-C is heard only between two epochs. So whatever process a launcher
-runs the cells of a sweep in has them trained by one of its own, kept from run to run and replaced when it is full.
+TensorFlow keeps what XLA compiles, 10 to 20 MB a program, to the end of its process. A crash in it, or the system's
+out-of-memory killer, ends the process, and Ctrl-C is heard only between two epochs. So the driver of a sweep, where the
+launcher starts no processes, has its runs trained in one of its own, kept from run to run and replaced when it is full.
 """
 
 import contextlib

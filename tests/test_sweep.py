@@ -308,17 +308,19 @@ def test_two_cells_that_kill_their_processes_are_both_found(shell: Shell) -> Non
     assert shell.read_table()["status"].tolist() == ["failed" if seed in (0, 3) else "finished" for seed in range(6)]
 
 
-def test_a_serial_sweep_trains_in_one_other_process_which_ends_with_it(shell: Shell) -> None:
-    process = shell.start("-m", "seed=range(4)", seconds=0.5)
-    wait_until(lambda: shell.list_started() == [0, 1])
+def test_a_serial_sweep_trains_in_one_other_process_which_ends_with_it(shell: Shell, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    process = shell.start("-m", "seed=range(4)", hold=hold)
+    wait_until(lambda: shell.list_started() == [0])
     [pid] = {line.split()[1] for line in shell.log.read_text().splitlines()}
     assert pid != str(process.pid)
     process.kill()
     wait_until(lambda: not Path("/proc", pid).exists())
     again = shell.type("-m", "seed=range(4)")
-    assert again.returncode == 0 and "1 finished, 1 failed before, 3 to run" in again.stdout
-    assert shell.list_started() == [0, 1, 2, 3, 1]  # the one that was cut off may be what kills, and comes last
-    assert len({line.split()[1] for line in shell.log.read_text().splitlines()[2:4]}) == 1
+    assert again.returncode == 0 and "0 finished, 1 failed before, 4 to run" in again.stdout
+    assert shell.list_started() == [0, 1, 2, 3, 0]  # the one that was cut off may be what kills, and comes last
+    assert len({line.split()[1] for line in shell.log.read_text().splitlines()[1:4]}) == 1
 
 
 # stopping
