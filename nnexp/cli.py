@@ -28,6 +28,8 @@ EXAMPLES = """\
 """
 
 
+_training: TrainingProcess | None = None  # the driver's, for a launcher that starts no processes
+
 STOPPING_SECONDS = 3  # in which another Ctrl-C changes nothing: a sweep takes back what its workers had begun
 
 
@@ -130,9 +132,6 @@ def run_cell(settings: Any) -> None:
 def _run_in_sweep(config: Config, command: str) -> None:
     attempt = _training.attempt if _training else None
     run_once(config, command, lambda epoch, accuracy: None, attempt)
-
-
-_training: TrainingProcess | None = None  # the driver's, for a launcher that starts no processes
 
 
 def _to_config(settings: Any) -> Config:

@@ -50,18 +50,15 @@ def compare_settings(
 
     Returns, best test accuracy first within each comparison (data and training size):
     - `setting_id`, the settings, `name`, `group` (1, 2, ...: the comparison that it is part of; settings of two groups
-      are never compared), `n` (finished runs with an accuracy), `failed`, `diverged` (runs with a loss
-    or
+      are never compared), `n` (finished runs with an accuracy), `failed`, `diverged` (runs with a loss or
       accuracy that is not a number; counted in `n` if they have an accuracy);
     - `train_accuracy`, `test_accuracy`, `accuracy_gap`: means over seeds, each with `_low` and `_high`, its 95 %
-    interval
-      (Student t; NaN for one seed; accuracies cut to [0, 1]);
+      interval (Student t; NaN for one seed; accuracies cut to [0, 1]);
     - `verdict` underfit, overfit, good fit, cannot tell; `leaning` what the means alone point to (the verdict, if there
       is one; "" if nothing does); `reason` a sentence;
     - `best` (setting_id), `against_best` best, worse, better, not told apart, cannot tell; `difference` of test
-    accuracy
-      (best - this, mean over common seeds) with `_low` and `_high` (95 %, for this pair alone), `p_corrected` (Holm
-      over all pairs);
+      accuracy (best - this, mean over common seeds) with `_low` and `_high` (95 %, for this pair alone),
+      `p_corrected` (Holm over all pairs);
     - `seeds_needed` to tell it from the best with power 0.8 at alpha 0.05, if only these two are compared and the
       difference and its spread are as seen; `seeds_needed_here` in this table of k settings; inf: more than 10,000;
       NaN: does not apply; `comparison` a sentence.

@@ -22,7 +22,7 @@ from nnexp.data import Dataset
 
 POOL = 2  # side of a max-pooling window, and its stride
 SCORE_CHUNK = 2000  # images scored at once: more are no faster, and take 100 KB each in a network with convolutions
-PROGRAMS = 16  # kept in one process, the least recently used goes first
+PROGRAMS = 16  # of each kind at hand in a process; the least recently used has to be built again
 
 Tensors = list[tf.Tensor]
 Numbers = dict[str, tf.Tensor]

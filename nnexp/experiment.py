@@ -24,7 +24,6 @@ MODEL_FILE = "model.keras"
 
 log = logging.getLogger(__name__)
 
-
 OnEpoch = Callable[[int, float], None]  # called after each epoch with its number and its test accuracy
 Attempt = Callable[[Config, OnEpoch, Path], Result]
 
@@ -36,6 +35,7 @@ def run_once(
 
     Args:
         attempt: what runs it; None for this process, or `TrainingProcess().attempt` for one of its own.
+
     Returns:
         the record, or None while another process is running it, and whether this call made it.
 

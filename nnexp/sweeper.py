@@ -187,22 +187,25 @@ class Sweep:
                 out.print(f"  {state:13}  {cell.config.run_id}  {cell.name}", markup=False)
 
     def _estimate(self, to_run: list[Cell]) -> list[str]:
-        """How long the runs may take, from those of the same model in the ledger (else any): seconds an image."""
+        """How long the runs may take: seconds an image of the same model (else any) on the same data in the ledger.
+
+        Other data do not count: a run of the sample is little but its start.
+        """
         if not to_run:
             return []
-        speeds: dict[str, list[float]] = {"": []}
+        speeds: dict[tuple[str, str], list[float]] = {}
         for row in self._ledger.read_finished_rows():
             with suppress(ValueError, TypeError, ZeroDivisionError):  # a row that a person has edited
-                speed = float(row["seconds"]) / (int(row["epochs_run"]) * int(row["train_size"]))
-                speeds.setdefault(row["model"], []).append(speed)
-                speeds[""].append(speed)
-        if not speeds[""]:
-            return ["no estimate of the time before the first run"]
-        usual = {model: median(values) for model, values in speeds.items()}
-        seconds = sum(
-            cell.config.epochs * cell.config.train_size * usual.get(cell.config.model_name, usual[""])
-            for cell in to_run
-        )
+                seen = float(row["seconds"]) / (int(row["epochs_run"]) * int(row["train_size"]))
+                for model in (row["model"], ""):
+                    speeds.setdefault((row["data"], model), []).append(seen)
+        usual = {key: median(values) for key, values in speeds.items()}
+        seconds = 0.0
+        for config in (cell.config for cell in to_run):
+            speed = usual.get((config.data.name, config.model_name)) or usual.get((config.data.name, ""))
+            if speed is None:
+                return ["no estimate of the time before the first run"]
+            seconds += config.epochs * config.train_size * speed
         if self._cluster:  # how many run at once, the cluster decides
             return [f"about {format_seconds(seconds)} of computing"]
         processes = int(OmegaConf.select(self._hydra_config, "hydra.launcher.n_jobs") or 1)

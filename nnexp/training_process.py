@@ -10,13 +10,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from nnexp.config import Config
 from nnexp.console import show_warnings
+from nnexp.experiment import OnEpoch, attempt_here, count_programs
 from nnexp.ledger import DIED, Result
 
 MAX_PROGRAMS = 4  # compiled by one process: 60 MB and 4 s or more; another process takes 3 s to start
@@ -30,7 +30,7 @@ class TrainingProcess:
         self._process: Any = None
         self._connection: Any = None
 
-    def attempt(self, config: Config, on_epoch: Callable[[int, float], None], directory: Path) -> Result:
+    def attempt(self, config: Config, on_epoch: OnEpoch, directory: Path) -> Result:
         """As `experiment.attempt_here`; if the process dies, the result is the error DIED."""
         if self._process is None:
             self._start()
@@ -74,8 +74,6 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the driver ends this process
     threading.Thread(target=_end_with_driver, daemon=True).start()
     show_warnings()
-    from nnexp.experiment import attempt_here, count_programs
-
     with contextlib.suppress(EOFError):
         while True:
             config, directory = connection.recv()

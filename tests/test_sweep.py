@@ -136,6 +136,13 @@ def test_the_plan_counts_cells_and_estimates_the_time(shell: Shell) -> None:
     assert re.match(r"5 cells, 2 finished, 1 failed before, 3 to run, about \d+ s\n", second.stdout)
 
 
+def test_runs_on_other_data_are_no_estimate(shell: Shell) -> None:
+    shell.type("seed=0")
+    command = [sys.executable, "-m", "nnexp", "-m", "seed=0,1", "dry_run=true"]
+    planned = subprocess.run(command, cwd=shell.directory, capture_output=True, text=True)
+    assert "2 to run, no estimate of the time before the first run" in planned.stdout, planned.stderr
+
+
 def test_a_dry_run_lists_the_cells_and_leaves_nothing(shell: Shell) -> None:
     fresh = shell.type("-m", "seed=0,1", "dry_run=true")
     assert fresh.returncode == 0 and "2 to run" in fresh.stdout
